@@ -1,0 +1,215 @@
+"""The command line that all filters share: settings in layers, the pool's place, progress, the last table, exit codes.
+
+Exit 0: done. 2: the user's input is at fault, said in one line. 1: a fault of ours. 130, 143: interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filters import summary
+from filters.filter import Recipe
+from filters.options import (
+    PRESETS,
+    CallOptions,
+    Flag,
+    Layers,
+    Places,
+    RunOptions,
+    flags_of,
+    parser,
+    read_config,
+    with_underscores,
+)
+from filters.outcome import Verdict
+from filters.pool.errors import BadInput
+from filters.work.engine import WorkerDied
+from filters.work.work import Silent, Work
+
+DEMO = Path("demo_pool")
+
+
+class Terminated(BaseException):
+    """SIGTERM: like KeyboardInterrupt, not to be caught by what handles errors."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: how its flags become a recipe."""
+
+    name: str
+    description: str
+    recipe: Callable[[Layers], Recipe]
+    stages: tuple[tuple[str, type], ...]  # prefix of its flags, dataclass
+    follows: dict[str, str] = field(default_factory=dict)  # flag -> the flag whose value it takes unless it is set
+    exclusive: tuple[tuple[str, ...], ...] = ()  # flags that exclude each other, beside those that a stage declares
+
+    def main(self, arguments: list[str] | None = None) -> int:
+        """Run; returns the exit code."""
+        try:
+            with_sigterm_raised()
+            self._run(sys.argv[1:] if arguments is None else arguments)
+        except BadInput as error:
+            return self._fail(str(error), 2)
+        except WorkerDied as error:
+            return self._fail(str(error), 1)
+        except (KeyboardInterrupt, Terminated) as stop:
+            code = 130 if isinstance(stop, KeyboardInterrupt) else 143
+            self._fail("stopped; the same command goes on from here", code)
+            # Threads in the middle of a block are not waited for.
+            os._exit(code)
+        return 0
+
+    def _fail(self, line: str, code: int) -> int:
+        print(f"{self.name}: {line}", file=sys.stderr, flush=True)
+        return code
+
+    def groups(self) -> list[tuple[str, list[Flag]]]:
+        """Its flags, by heading."""
+        bare = len(self.stages) == 1
+        stages = [(owner.__name__, flags_of(owner, prefix, bare)) for prefix, owner in self.stages]
+        return [("places", flags_of(Places)), *stages, ("run", flags_of(RunOptions)), ("call", flags_of(CallOptions))]
+
+    def flags(self) -> dict[str, Flag]:
+        return {flag.name: flag for _, flags in self.groups() for flag in flags}
+
+    def layers(self, arguments: list[str]) -> Layers:
+        """Settings of a call: default < preset < config file < flag."""
+        flags = self.flags()
+        given = vars(parser(self.name, self._described(), self.groups()).parse_args(with_underscores(arguments)))
+        given = {name: flags[name].read(value, f"--{name}") for name, value in given.items()}
+        config = read_config(given["config"], flags) if given.get("config") else {}
+        layers = Layers(
+            flags, {name: flag.default for name, flag in flags.items()}, dict.fromkeys(flags, "default"), self._exclusive(flags)
+        )
+        pool = given.get("pool", config.get("pool"))
+        if pool is None and "metadata_dir" in given:
+            pool = "medium"
+        layers = layers.over(*self._preset(pool, flags))
+        layers = layers.over(config, dict.fromkeys(config, f"config {given.get('config')}"))
+        layers = layers.over(given, dict.fromkeys(given, "flag"))
+        return self._followed(layers)
+
+    def _described(self) -> str:
+        lines = [self.description, "", "Presets of --pool (the source of each value in brackets):"]
+        for pool, preset in PRESETS.items():
+            known = {flag.canonical: flag.name for flag in self.flags().values()}
+            told = (f"{known[name]} {value} [{tag}]" for name, (value, tag) in preset.items() if name in known)
+            lines.append(f"  {pool}: {', '.join(told)}")
+        return "\n".join(lines)
+
+    def _exclusive(self, flags: dict[str, Flag]) -> tuple[tuple[str, ...], ...]:
+        named = {(flag.prefix, flag.attribute): flag.name for flag in flags.values()}
+        declared = [
+            [named[prefix, name] for name in group] for prefix, owner in self.stages for group in getattr(owner, "alternatives", ())
+        ]
+        # A group of the command's own says more about its flags than the stage does.
+        covered = [group for group in declared if not any(set(group) <= set(own) for own in self.exclusive)]
+        return (*self.exclusive, *map(tuple, covered))
+
+    def _preset(self, pool: str | None, flags: dict[str, Flag]) -> tuple[dict[str, Any], dict[str, str]]:
+        if pool is None:
+            return {}, {}
+        if pool not in PRESETS:
+            raise BadInput("--pool", f"{pool!r} is no pool", f"one of {', '.join(PRESETS)}")
+        chosen = {flag.name: PRESETS[pool][flag.canonical] for flag in flags.values() if flag.canonical in PRESETS[pool]}
+        values = {name: value for name, (value, _) in chosen.items()} | {"pool": pool}
+        return values, {name: f"preset {pool} [{tag}]" for name, (_, tag) in chosen.items()} | {"pool": "default"}
+
+    def _followed(self, layers: Layers) -> Layers:
+        new = {name: layers.values[other] for name, other in self.follows.items() if layers.sources[name] == "default"}
+        return layers.over(new, {name: f"as {self.follows[name]}" for name in new})
+
+    def _run(self, arguments: list[str]) -> None:
+        layers = self.layers(arguments)
+        call: CallOptions = layers.part(CallOptions)
+        if call.show_config:
+            print(json.dumps({"config": layers.values, "from": layers.sources}, indent=2))
+            return
+        places: Places = layers.part(Places)
+        recipe, options = self.recipe(layers), layers.part(RunOptions)
+        progress = Silent() if call.quiet else Console(self.name)
+        save_path = Path(places.save_path or f"{self.name}_{places.pool}.npy")
+        place = metadata_of(places, progress.say)
+        work_dir = Path(places.work_dir) if places.work_dir else None
+        config = self._config(layers)
+        told: list[str] = []
+
+        def look(work: Work, verdict: Verdict) -> None:
+            told.append(summary.concepts(work, verdict))
+
+        outcome = recipe.run(
+            place,
+            save_path,
+            work_dir,
+            options,
+            overwrite=call.overwrite,
+            progress=progress,
+            config=config,
+            look=None if call.quiet else look,
+        )
+        if not call.quiet:
+            print("\n\n".join(part for part in (summary.funnel(outcome), *told, summary.places(outcome)) if part))
+
+    def _config(self, layers: Layers) -> dict[str, Any]:
+        left_out = {flag.name for flag in [*flags_of(Places), *flags_of(CallOptions)]} - {"pool"}
+        return {name: value for name, value in layers.values.items() if name not in left_out}
+
+
+def metadata_of(places: Places, say: Callable[[str], None]) -> Path:
+    """Where the pool lies; makes the demo's."""
+    if places.metadata_dir:
+        return Path(places.metadata_dir)
+    if places.pool == "demo":
+        from filters.pool import demo
+
+        if not DEMO.exists():
+            say(f"drawing the demo pool in {DEMO}")
+        demo.make(DEMO)
+        return DEMO / "metadata"
+    if not places.pool:
+        raise BadInput("command line", "neither --pool nor --metadata_dir is given", "give one; --pool demo needs no data")
+    root = os.environ.get("DATACOMP_DIR")
+    if not root:
+        what = f"DATACOMP_DIR is not set, so the place of pool {places.pool} is not known"
+        do = f"download mlfoundations/datacomp_{places.pool} (DataComp's download_upstream.py --download_npz), then give --metadata_dir"
+        raise BadInput("--pool", what, do)
+    return Path(root) / places.pool / "metadata"
+
+
+def with_sigterm_raised() -> None:
+    def raise_terminated(number: int, frame: object) -> None:
+        raise Terminated
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, raise_terminated)
+
+
+class Console:
+    """Progress on stderr: a bar while a pass runs, where stderr is a terminal; a line a stage."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._bar: Any = None
+
+    def begin(self, name: str, samples: int) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(total=samples, desc=name, unit=" samples", unit_scale=True, leave=False, disable=None, file=sys.stderr)
+
+    def advance(self, samples: int) -> None:
+        self._bar.update(samples)
+
+    def end(self) -> None:
+        self._bar.close()
+
+    def say(self, line: str) -> None:
+        print(f"{self.name}: {line}", file=sys.stderr, flush=True)

@@ -1,0 +1,85 @@
+"""Sample, train, assign: what every filter that knows concepts shares. METHOD 2.2 and 2.3."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from filters.filter import Cut
+from filters.maths import blocks, complexity, kmeans
+from filters.maths.arrays import F32, I64, Array
+from filters.pool.columns import Column, Rows, Stored
+from filters.pool.errors import BadInput
+from filters.pool.pool import Features
+from filters.work.view import View
+from filters.work.work import Work
+from filters.work.workdir import Saved
+
+SAMPLE = 2  # purpose of the hash that draws the rows k-means sees
+
+
+def train(work: Work, rows: Rows, features: Features, k: int, iterations: int, points_per_centroid: int) -> Saved:
+    """Centroids of the rows: (k, d) float32, unit rows.
+
+    k-means sees at most k * points_per_centroid rows, drawn by the smallest hash(uid, seed), in that order. METHOD 2.2 [code].
+    """
+    if k > rows.count():
+        raise BadInput(
+            "--concepts", f"{k:,} clusters asked for, {rows.count():,} samples reach this stage ({work.left()})", "ask for fewer"
+        )
+    return work.once(centroids, rows, features, k, iterations, points_per_centroid)["centroids"]
+
+
+def assign(work: Work, rows: Rows, features: Features, trained: Saved) -> dict[str, Stored]:
+    """Columns `concept` (int32: the centroid of largest inner product) and `distance` (float32: 1 - cos). METHOD 2.2, 2.3."""
+    return work.column(nearest_concept, rows, features, trained)
+
+
+def members_and_spread(work: Work, rows: Rows, concept: Column, distance: Column, k: int) -> I64:
+    """(2, k) int64: members of each concept, and the sum of their distances. METHOD 2.4."""
+    parts = work.scan(spread, rows, concept, distance, k)
+    return sum((part["spread"] for part in parts), start=np.zeros((2, k), np.int64))
+
+
+def centroids(work: Work, rows: Rows, features: Features, k: int, iterations: int, points_per_centroid: int) -> dict[str, Array]:
+    """Draw, then train."""
+    drawn = work.cut(rows, Cut(by=work.hashed(SAMPLE), quota=k * points_per_centroid, largest=False))
+    parts = list(work.scan(sampled, drawn, features, work.hashed(SAMPLE)))
+    hashes, points = (np.concatenate([part[name] for part in parts]) for name in ("hash", "rows"))
+    if not len(points):
+        what = f"none of {drawn.count():,} sampled rows of '{features.name}' is finite and not zero"
+        raise BadInput(work.pool.location, what, "download the pool again, or name other features")
+    order = np.lexsort((hashes[:, 2], hashes[:, 1], hashes[:, 0]))
+    return {"centroids": kmeans.train(points[order], k, iterations, work.engine.workers, work.settings.device)}
+
+
+def sampled(view: View, features: Features, by: Column) -> dict[str, Array]:
+    """The shard's drawn rows as they lie, and what orders them: (m, 3) uint64 hash and uid."""
+    order, rows = np.column_stack([view.values(by), view.uids()]), []
+    places = [np.empty(0, np.int64)]
+    for raw in view.raw(features.name):
+        places.append(view.place(raw.at))
+        rows.append(raw.rows.copy())
+    empty = np.empty((0, features.width), features.dtype)
+    return {"hash": order[np.concatenate(places)], "rows": np.concatenate([empty, *rows])}
+
+
+def nearest_concept(view: View, features: Features, trained: Saved) -> dict[str, Array]:
+    import torch
+
+    table = torch.from_numpy(np.array(trained.load())).to(torch.device(view.device))
+    concept, distance = np.full(len(view.at), -1, np.int32), np.full(len(view.at), np.nan, np.float32)
+    for block in view.blocks(features.name):
+        label, product = blocks.nearest(block.rows, table)
+        place = view.place(block.at)
+        concept[place] = label.cpu().numpy()
+        distance[place] = _distance(product.cpu().numpy())
+    return {"concept": concept, "distance": distance}
+
+
+def _distance(product: F32) -> F32:
+    distance: F32 = np.maximum(np.float32(1) - product, np.float32(0))
+    return distance
+
+
+def spread(view: View, concept: Column, distance: Column, k: int) -> dict[str, Array]:
+    return {"spread": complexity.spread(view.values(concept), view.values(distance), k)}

@@ -1,0 +1,259 @@
+"""What a filter is: measure one value a sample, decide how many stay, and the library cuts. DESIGN "The one idea".
+
+    seen = filter.measure(work, rows)
+    cut = filter.decide(work, rows, seen)
+    rows = work.cut(rows, cut)
+
+Filters compose: `a >> b` b sees what a left; `a & b` both keep it; `a | b` one keeps it; `a - b` a keeps it and b does not (of
+these three both sides see the same input). Python binds `-` tighter than `>>`, and that tighter than `&`: use brackets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from filters import outcome
+from filters.maths.arrays import Array
+from filters.options import RunOptions, check_fields
+from filters.outcome import Outcome, Verdict
+from filters.pool import subset
+from filters.pool.columns import Column, Rows
+from filters.pool.errors import BadInput, from_os
+from filters.pool.pool import Pool
+from filters.work.cutting import Cut
+from filters.work.engine import Engine, one_thread_each
+from filters.work.work import Progress, Settings, Silent, Work
+from filters.work.workdir import Saved, WorkDir
+
+__all__ = ["Cut", "Filter", "Measured", "Recipe"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a filter saw: one value a sample, and small arrays found on the way, by the names under which they are left."""
+
+    columns: dict[str, Column]
+    arrays: dict[str, Saved] = field(default_factory=dict)
+
+
+class Names:
+    """Stage names, counted from left to right: the second of a kind gets _2, in status, columns and files."""
+
+    def __init__(self) -> None:
+        self._seen: Counter[str] = Counter()
+
+    def suffix(self, kind: str) -> str:
+        self._seen[kind] += 1
+        return f"_{self._seen[kind]}" if self._seen[kind] > 1 else ""
+
+
+class Recipe(ABC):
+    """A filter, or filters put together."""
+
+    @abstractmethod
+    def apply(self, work: Work, rows: Rows, names: Names) -> Verdict:
+        """What becomes of the rows."""
+
+    @abstractmethod
+    def filters(self) -> Iterator[Filter]:
+        """Its filters, from left to right."""
+
+    def __rshift__(self, other: Recipe) -> Recipe:
+        return Combined(">>", self, other)
+
+    def __and__(self, other: Recipe) -> Recipe:
+        return Combined("&", self, other)
+
+    def __or__(self, other: Recipe) -> Recipe:
+        return Combined("|", self, other)
+
+    def __sub__(self, other: Recipe) -> Recipe:
+        return Combined("-", self, other)
+
+    def run(
+        self,
+        pool: Pool | str | Path,
+        save_path: str | Path,
+        work_dir: str | Path | None = None,
+        options: RunOptions | None = None,
+        *,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+        config: dict[str, Any] | None = None,
+        look: Callable[[Work, Verdict], None] | None = None,
+    ) -> Outcome:
+        """Filter the pool and write the uid subset file.
+
+        pool       a pool, or the folder of its metadata
+        save_path  the .npy to write; replaced when this work folder made it, else only with `overwrite`
+        work_dir   what the run leaves; default save_path with .work for .npy
+        config     settings to note in the manifest
+        look       called with the verdict before it is written, to look at it by further passes
+        raises     BadInput when the pool, a place or an option is at fault
+        """
+        options, progress = options or RunOptions(), progress or Silent()
+        save_path = Path(save_path)
+        folder = Path(work_dir) if work_dir is not None else save_path.with_suffix(".work")
+        check_target(save_path)
+        if not isinstance(pool, Pool):
+            pool = Pool.open(pool, options.features_dir)
+        with contextlib.ExitStack() as stack:
+            held = WorkDir(folder)
+            stack.callback(held.close)
+            before = outcome.check_same_pool(held, pool, progress.say)
+            _check_replaceable(save_path, before, overwrite)
+            stack.enter_context(one_thread_each())
+            engine = stack.enter_context(Engine(options.engine, options.num_workers or os.cpu_count() or 1))
+            settings = Settings(options.seed, device_of(options.device), options.memory_gb, options.allow_invalid)
+            outcome.begin_manifest(held, pool, before)
+            work = Work(pool, held, engine, settings, progress)
+            verdict = self._decide(work, options.within)
+            if look is not None:
+                look(work, verdict)
+            return self._finish(work, verdict, save_path, before, config or {})
+
+    def _decide(self, work: Work, within: str | None) -> Verdict:
+        start = outcome.population(work, within)
+        rows = start.kept
+        for one in self.filters():
+            rows = one.known(work, rows)
+        work.samples = rows.count()
+        verdict = self.apply(work, rows, Names())
+        outcome.refuse_nothing(work, verdict.kept)
+        verdict.dropped = [*start.dropped, ("outside", start.kept - rows), *verdict.dropped]
+        return verdict
+
+    def _finish(self, work: Work, verdict: Verdict, save_path: Path, before: dict[str, Any], config: dict[str, Any]) -> Outcome:
+        for shard in work.pool.shards:
+            shard.check_all_unchanged()
+        outcome.write_samples(work, verdict)
+        outcome.write_tables(work, verdict)
+        status = Counter({"kept": verdict.kept.count()})
+        for name, rows in verdict.dropped:
+            status[name] += rows.count()
+        with subset.replacing(save_path, outcome.chosen_uids(work, verdict.kept)) as sha256:
+            work.dir.write_manifest(outcome.manifest(work, repr(self), config, status, sha256, before))
+        return Outcome(save_path, work.dir.folder, work.samples, work.funnel, dict(status), sha256)
+
+
+class Filter(Recipe):
+    """One stage. A subclass is a frozen dataclass whose fields are its options."""
+
+    name: ClassVar[str]  # of the stage: status of what it drops
+    alternatives: ClassVar[tuple[tuple[str, ...], ...]] = ()  # fields of which one may be given
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @abstractmethod
+    def measure(self, work: Work, rows: Rows) -> Measured:
+        """One value for each of the rows, in as many passes as it likes."""
+
+    @abstractmethod
+    def decide(self, work: Work, rows: Rows, seen: Measured) -> Cut:
+        """Which of the rows stay, all of which have every value measured. Looks at small things only."""
+
+    def known(self, work: Work, rows: Rows) -> Rows:
+        """The rows that it can know at all; others are outside, as if the pool did not have them."""
+        return rows
+
+    def filters(self) -> Iterator[Filter]:
+        yield self
+
+    def apply(self, work: Work, rows: Rows, names: Names) -> Verdict:
+        suffix = names.suffix(self.name)
+        with work.stage(self.name + suffix, rows) as stage:
+            seen = self.measure(work, rows)
+            valid = work.present(rows, *seen.columns.values())
+            work.refuse_invalid(rows - valid)
+            cut = self.decide(work, valid, seen)
+            kept = work.cut(valid, cut)
+            stage.invalid, stage.kept = stage.rows_in - valid.count(), kept.count()
+            tables = {f"concepts{suffix}": cut.table | _kept(work, kept, cut)} if cut.table else {}
+        columns = {column + suffix: values for column, values in seen.columns.items()}
+        arrays = {array + suffix: saved for array, saved in seen.arrays.items()}
+        return Verdict(kept, [("invalid", rows - valid), (self.name + suffix, valid - kept)], columns, arrays, tables)
+
+
+def _kept(work: Work, kept: Rows, cut: Cut) -> dict[str, Array]:
+    assert cut.group is not None, "a table has a row a group"
+    return {"kept": work.counts(kept, cut.group, len(next(iter(cut.table.values()))))}
+
+
+@dataclass(frozen=True)
+class Combined(Recipe):
+    """Two recipes and how they are put together."""
+
+    sign: str
+    left: Recipe
+    right: Recipe
+
+    def __repr__(self) -> str:
+        return f"({self.left!r} {self.sign} {self.right!r})"
+
+    def filters(self) -> Iterator[Filter]:
+        yield from self.left.filters()
+        yield from self.right.filters()
+
+    def apply(self, work: Work, rows: Rows, names: Names) -> Verdict:
+        left = self.left.apply(work, rows, names)
+        right = self.right.apply(work, left.kept if self.sign == ">>" else rows, names)
+        kept, dropped = _RULES[self.sign](left, right)
+        return Verdict(kept, dropped, left.columns | right.columns, left.arrays | right.arrays, left.tables | right.tables)
+
+
+Dropped = list[tuple[str, Rows]]
+
+
+def _then(left: Verdict, right: Verdict) -> tuple[Rows, Dropped]:
+    return right.kept, [*left.dropped, *right.dropped]
+
+
+def _both(left: Verdict, right: Verdict) -> tuple[Rows, Dropped]:
+    return left.kept & right.kept, [*left.dropped, *((name, rows & left.kept) for name, rows in right.dropped)]
+
+
+def _either(left: Verdict, right: Verdict) -> tuple[Rows, Dropped]:
+    return left.kept | right.kept, [(name, rows - right.kept) for name, rows in left.dropped]
+
+
+def _without(left: Verdict, right: Verdict) -> tuple[Rows, Dropped]:
+    return left.kept - right.kept, [*left.dropped, ("excluded", left.kept & right.kept)]
+
+
+_RULES = {">>": _then, "&": _both, "|": _either, "-": _without}
+
+
+def check_target(path: Path) -> None:
+    """Raise BadInput when no subset file can be written there: before the work, not after it."""
+    if path.suffix != ".npy":
+        raise BadInput(path, "does not end in .npy", "name the subset file OUT.npy")
+    if path.is_dir():
+        raise BadInput(path, "is a folder", "name a file")
+    probe = path.with_name(f".{path.name}.probe")
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise from_os(path, error) from None
+
+
+def _check_replaceable(path: Path, before: dict[str, Any], overwrite: bool) -> None:
+    if path.exists() and not overwrite and subset.sha256(path) not in before.get("made", []):
+        raise BadInput(path, "exists, and this work folder did not make it", "give --overwrite, or another --save_path")
+
+
+def device_of(name: str) -> str:
+    """auto: the GPU where there is one."""
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise BadInput("--device cuda", "no GPU that torch can use", "give --device cpu")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name

@@ -1,0 +1,68 @@
+"""Unit rows, and the one block shape of every matrix product.
+
+A BLAS may add up a row in another order in a block of another shape, or at another kernel's tail. So rows are multiplied in
+blocks of exactly BLOCK rows, the last one padded with zeros, through torch on one thread: equal rows then get equal numbers
+wherever they lie, and no result depends on the bounds of shards or on the number of workers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BLOCK = 1024
+TILE = 1024
+
+
+def unit(raw: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row over its own length.
+
+    raw      (n, d) float16, float32 or float64
+    returns  (n, d) float32 unit rows, and (n,) bool: False where a row is not finite or all zero (its numbers mean nothing)
+    """
+    import torch
+
+    # float32 holds any square of a float16; the wider types need float64 for it.
+    wide = raw.to(torch.float32 if raw.dtype == torch.float16 else torch.float64)
+    lengths = torch.linalg.vector_norm(wide, dim=1)
+    valid = torch.isfinite(lengths) & (lengths > 0)
+    return (wide / lengths[:, None]).to(torch.float32), valid
+
+
+def padded(rows: Tensor, start: int, size: int) -> Tensor:
+    """Rows `start` to `start + size` of `rows`, followed by zeros where they end sooner: (size, d)."""
+    block = rows[start : start + size]
+    if len(block) == size:
+        return block
+    whole = rows.new_zeros((size, rows.shape[1]))
+    whole[: len(block)] = block
+    return whole
+
+
+def nearest(rows: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
+    """The centroid of largest inner product of each row, the first of equals. METHOD 2.2.
+
+    rows       (n, d) float32
+    centroids  (k, d) float32
+    returns    (n,) int64 labels, (n,) float32 inner products
+    """
+    import torch
+
+    labels = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
+    products = torch.empty(len(rows), dtype=torch.float32, device=rows.device)
+    for start in range(0, len(rows), BLOCK):
+        label, product = _nearest_of_block(padded(rows, start, BLOCK), centroids)
+        size = min(BLOCK, len(rows) - start)
+        labels[start : start + size], products[start : start + size] = label[:size], product[:size]
+    return labels, products
+
+
+def _nearest_of_block(block: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
+    product, label = (block @ centroids[:TILE].T).max(dim=1)
+    for start in range(TILE, len(centroids), TILE):
+        best, at = (block @ centroids[start : start + TILE].T).max(dim=1)
+        better = best > product
+        product[better], label[better] = best[better], at[better] + start
+    return label, product

@@ -1,0 +1,282 @@
+"""What became of each sample: status, samples/, concepts.parquet, the manifest, the funnel.
+
+Everything here is read from columns that the passes left; nothing is measured again.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from filters import __version__
+from filters.maths import uids
+from filters.maths.arrays import U64, Array, Bool
+from filters.pool import subset
+from filters.pool.columns import Column, Rows
+from filters.pool.errors import BadInput, from_os
+from filters.pool.pool import Pool
+from filters.work.view import Bits, View
+from filters.work.work import Stage, Work
+from filters.work.workdir import TEMPORARY, Saved, WorkDir, source_key, writing
+
+SEEN_BEFORE = 1  # purpose of the hash that brings equal uids together
+BUCKETS = 4096
+
+
+@dataclass
+class Verdict:
+    """What a recipe made of the rows it got."""
+
+    kept: Rows
+    dropped: list[tuple[str, Rows]]  # status and who has it; disjoint, and with `kept` all rows
+    columns: dict[str, Column] = field(default_factory=dict)
+    arrays: dict[str, Saved] = field(default_factory=dict)
+    tables: dict[str, dict[str, Array]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run."""
+
+    save_path: Path
+    work_dir: Path
+    samples: int  # of the pool, neither outside nor repeated
+    funnel: list[Stage]
+    status: dict[str, int]  # samples of each status
+    sha256: str
+
+    def uids(self) -> U64:
+        """(n, 2) uint64 of the samples kept, ascending."""
+        return subset.read(self.save_path)
+
+
+# -- who takes part
+
+
+def population(work: Work, within: str | None) -> Verdict:
+    """The samples of the pool that are neither outside nor repeated. A uid that comes again leaves before the first stage."""
+    everything = work.everything()
+    inside = everything if within is None else _inside(work, everything, Path(within))
+    seen = work.regroup(seen_before, inside, work.hashed(SEEN_BEFORE, BUCKETS), BUCKETS)["seen"]
+    repeated = work.select(_true, inside, seen)
+    return Verdict(inside - repeated, [("outside", everything - inside), ("repeated", repeated)])
+
+
+def _inside(work: Work, rows: Rows, path: Path) -> Rows:
+    held = work.once(held_uids, str(path), subset.stamps(path))["uids"]
+    return work.select(is_in, rows, held)
+
+
+def held_uids(work: Work, path: str, stamps: list[Any]) -> dict[str, Array]:
+    """The uids of --within, ascending."""
+    return {"uids": subset.held(Path(path), work.engine.map)}
+
+
+def is_in(view: View, table: Saved) -> Bool:
+    """Whether a row's uid is in an ascending table."""
+    found: Bool = uids.find(np.asarray(table.load()), view.uids()) >= 0
+    return found
+
+
+def seen_before(part: Any) -> dict[str, Array]:
+    """Whether an earlier row of the pool has the same uid."""
+    order = uids.order(part.uids)
+    seen = np.zeros(len(order), np.int8)
+    if len(order) > 1:
+        seen[order[1:]] = ~uids.ascending(part.uids[order])
+    return {"seen": seen}
+
+
+def _true(view: View, column: Column) -> Bool:
+    return view.values(column) > 0
+
+
+# -- what is left behind
+
+
+def refuse_nothing(work: Work, kept: Rows) -> None:
+    if not kept.count():
+        raise BadInput(work.pool.location, f"nothing is left: {work.left()}", "keep more in the stages")
+
+
+def chosen_uids(work: Work, kept: Rows) -> U64:
+    """(n, 2) uint64, ascending."""
+    found = np.concatenate(list(work.each(_uids, kept)))
+    return found[uids.order(found)]
+
+
+def _uids(view: View) -> U64:
+    return view.uids()
+
+
+def write_samples(work: Work, verdict: Verdict) -> None:
+    """samples/{key}.parquet: a row a sample, in the pool's order."""
+    folder = work.dir.folder / "samples"
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise from_os(folder, error) from None
+    names = tuple(name for name, _ in verdict.dropped)
+    masks = (rows for _, rows in verdict.dropped)
+    for _ in work.each(_write_shard, work.everything(), folder, verdict.columns, names, *masks):
+        pass
+    subset.sync_folder(folder)
+
+
+def _write_shard(view: View, folder: Path, columns: dict[str, Column], names: tuple[str, ...], *dropped: Bits) -> None:
+    import pyarrow as pa
+
+    status = np.full(view.shard.rows, "kept", dtype=f"U{max(map(len, ('kept', *names)))}")
+    for name, bits in zip(names, dropped, strict=True):
+        status[bits.mask()] = name
+    arrays = {"uid": _binary(view.uids(), np.ones(view.shard.rows, bool))}
+    arrays |= {name: arrow_array(view.values(column)) for name, column in columns.items()}
+    write_parquet(folder / f"{view.shard.key}.parquet", pa.table(arrays | {"status": pa.array(status, pa.string())}))
+
+
+def arrow_array(values: Array) -> Any:
+    """A column as Arrow holds it: null where there is no value."""
+    import pyarrow as pa
+
+    if values.dtype == uids.MAYBE:
+        return _binary(values["uid"], values["known"])
+    empty = np.isnan(values) if values.dtype.kind == "f" else values < 0
+    return pa.array(values, mask=np.asarray(empty))
+
+
+def _binary(words: U64, known: Bool) -> Any:
+    """16 bytes a uid, high byte first; null where it is not known."""
+    import pyarrow as pa
+
+    data = pa.py_buffer(uids.big_endian(words))
+    valid = pa.py_buffer(np.packbits(known, bitorder="little").tobytes())
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(words), [valid, data])
+
+
+def write_parquet(path: Path, table: Any) -> None:
+    """A table with page checksums, by rename."""
+    import pyarrow.parquet as pq
+
+    temporary = path.with_name(TEMPORARY + path.name)
+    with writing(temporary) as file:
+        pq.write_table(table, file, write_page_checksum=True)
+    temporary.rename(path)
+
+
+def write_tables(work: Work, verdict: Verdict) -> None:
+    """centroids and concepts, each under its stage's name."""
+    import pyarrow as pa
+
+    for name, saved in verdict.arrays.items():
+        temporary = work.dir.folder / f"{TEMPORARY}{name}.npy"
+        with writing(temporary) as file:
+            np.save(file, saved.load())
+        temporary.rename(work.dir.folder / f"{name}.npy")
+    for name, columns in verdict.tables.items():
+        write_parquet(work.dir.folder / f"{name}.parquet", pa.table({column: arrow_array(values) for column, values in columns.items()}))
+    subset.sync_folder(work.dir.folder)
+
+
+# -- the manifest
+
+
+def describe_pool(pool: Pool) -> dict[str, Any]:
+    return {
+        "location": str(pool.location.resolve()),
+        "rows": pool.rows,
+        "fingerprint": pool.fingerprint,
+        "shards": {shard.key: shard.fingerprint for shard in pool.shards},
+    }
+
+
+def check_same_pool(folder: WorkDir, pool: Pool, say: Any) -> dict[str, Any]:
+    """The earlier manifest of this folder; raises BadInput when it is of another pool.
+
+    What an earlier version of the program measured, or of shards that have changed, is dropped, and said.
+    """
+    before = folder.read_manifest()
+    now, then = describe_pool(pool), before.get("pool", {})
+    if then:
+        if then["shards"].keys() != now["shards"].keys() or not (_shared(then, now) or then["location"] == now["location"]):
+            raise BadInput(folder.folder, f"belongs to the pool {then['location']}, not to {now['location']}", "name another --work_dir")
+        changed = [key for key, fingerprint in now["shards"].items() if then["shards"][key] != fingerprint]
+        if changed:
+            say(f"{len(changed)} of {len(now['shards'])} shards changed since the last run here, {changed[0]} among them: measured again")
+            folder.forget()
+        elif before.get("versions", {}).get("source") != source_key():
+            say("another version of the program ran here before: measured again")
+            folder.forget()
+    return before
+
+
+def begin_manifest(folder: WorkDir, pool: Pool, before: dict[str, Any]) -> None:
+    """Note whose folder this is before the first pass; a finished run's manifest stays until the next one is finished."""
+    now = {"pool": describe_pool(pool), "versions": versions(), "made": before.get("made", [])}
+    if {name: before.get(name) for name in now} != now:
+        folder.write_manifest(now)
+
+
+def _shared(then: dict[str, Any], now: dict[str, Any]) -> bool:
+    return any(then["shards"][key] == fingerprint for key, fingerprint in now["shards"].items())
+
+
+def versions() -> dict[str, str]:
+    import pyarrow
+    import torch
+
+    return {
+        "densprune": __version__,
+        "source": source_key(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "torch": str(torch.__version__),
+        "pyarrow": pyarrow.__version__,
+    }
+
+
+def machine(device: str) -> dict[str, Any]:
+    """Where the numbers were computed: another device or kernel may round a tie differently."""
+    import torch
+    from threadpoolctl import threadpool_info
+
+    name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
+    kernels = [{key: pool.get(key) for key in ("internal_api", "version", "architecture")} for pool in threadpool_info()]
+    return {"device": device, "name": name, "torch_cpu": torch.backends.cpu.get_cpu_capability(), "kernels": kernels}
+
+
+def funnel(stages: Iterable[Stage]) -> list[dict[str, Any]]:
+    return [
+        {
+            "stage": stage.name,
+            "rows_in": stage.rows_in,
+            "invalid": stage.invalid,
+            "rows_kept": stage.kept,
+            "seconds": round(stage.seconds, 3),
+            "bytes_read": stage.bytes_read,
+        }
+        for stage in stages
+    ]
+
+
+def manifest(
+    work: Work, recipe: str, config: dict[str, Any], status: dict[str, int], sha256: str, before: dict[str, Any]
+) -> dict[str, Any]:
+    """What was run, on what, with what result. `made`: every subset file that this folder has made."""
+    return {
+        "config": config,
+        "recipe": recipe,
+        "seed": work.settings.seed,
+        "pool": describe_pool(work.pool),
+        "versions": versions(),
+        "machine": machine(work.settings.device),
+        "samples": work.samples,
+        "status": status,
+        "stages": funnel(work.funnel),
+        "sha256": sha256,
+        "made": sorted({*before.get("made", []), sha256}),
+    }

@@ -1,0 +1,234 @@
+"""One value a sample, by shard, in pool order; and one bit a sample.
+
+A `Column` gives the values of a shard's rows: from files that a pass left (`Stored`), or worked out from the uids (`Hashed`).
+What a row lacks is NaN in a float column, -1 in a signed one, and not `known` among uids. `Rows` is a set of samples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from filters.maths import uids
+from filters.maths.arrays import I64, U8, U64, Array, Bool
+from filters.pool.errors import BadInput, from_os
+from filters.pool.pool import Shard, unreadable
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+TEXTS = ("string", "large_string")
+NUMBERS = ("float", "double", "halffloat")
+
+
+class Column(Protocol):
+    @property
+    def key(self) -> str: ...
+
+    def read(self, shard: str) -> Array: ...
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A column that lies in files, one a shard."""
+
+    name: str
+    folder: Path
+    key: str
+
+    def read(self, shard: str) -> Array:
+        """(n,) or (n, 2) values, mapped from the file."""
+        values: Array = np.load(self.folder / f"{shard}.{self.name}.npy", mmap_mode="r", allow_pickle=False)
+        return values
+
+
+@dataclass(frozen=True)
+class Hashed:
+    """A random-looking number a sample, from its uid."""
+
+    uids: Stored
+    seed: int
+    purpose: int
+    buckets: int = 0  # 0: all 64 bits, else below this number
+
+    @property
+    def key(self) -> str:
+        return f"hash {self.uids.key} {self.seed} {self.purpose} {self.buckets}"
+
+    def read(self, shard: str) -> Array:
+        """(n,) uint64, or int32 below `buckets`."""
+        words = uids.hashed(self.uids.read(shard), self.seed, self.purpose)
+        return (words % np.uint64(self.buckets)).astype(np.int32) if self.buckets else words
+
+
+def missing(values: Array) -> Bool:
+    """(n,) where there is no value."""
+    if values.dtype.kind == "f":
+        return np.isnan(values)
+    return np.asarray(values < 0) if values.dtype.kind == "i" else np.zeros(len(values), bool)
+
+
+def nothing(rows: int, like: Array) -> Array:
+    """(rows, ...) of the type of `like`, no value anywhere."""
+    value = {"f": np.nan, "i": -1}.get(like.dtype.kind, 0)
+    empty: Array = np.zeros((rows, *like.shape[1:]), like.dtype)
+    if value:
+        empty.fill(value)
+    return empty
+
+
+class Rows:
+    """A set of samples: one bit each, by shard."""
+
+    def __init__(self, bits: Iterable[U8], lengths: tuple[int, ...]) -> None:
+        self.bits, self.lengths = tuple(bits), lengths
+
+    @classmethod
+    def of(cls, masks: Iterable[Bool]) -> Rows:
+        packed = [(np.packbits(mask), len(mask)) for mask in masks]
+        return cls((bits for bits, _ in packed), tuple(length for _, length in packed))
+
+    @classmethod
+    def all(cls, lengths: Iterable[int]) -> Rows:
+        return cls.of(np.ones(n, bool) for n in lengths)
+
+    def mask(self, shard: int) -> Bool:
+        """(n,) bool of one shard."""
+        return unpacked(self.bits[shard], self.lengths[shard])
+
+    def counts(self) -> I64:
+        """Samples in the set, by shard."""
+        return np.array([np.bitwise_count(bits).sum() for bits in self.bits], np.int64)
+
+    def count(self) -> int:
+        return int(self.counts().sum())
+
+    @cached_property
+    def key(self) -> str:
+        digest = hashlib.sha256(repr(self.lengths).encode())
+        for bits in self.bits:
+            digest.update(bits.tobytes())
+        return digest.hexdigest()
+
+    def _with(self, other: Rows, rule: Callable[[U8, U8], U8]) -> Rows:
+        return Rows(map(rule, self.bits, other.bits), self.lengths)
+
+    def __and__(self, other: Rows) -> Rows:
+        return self._with(other, np.bitwise_and)
+
+    def __or__(self, other: Rows) -> Rows:
+        return self._with(other, np.bitwise_or)
+
+    def __sub__(self, other: Rows) -> Rows:
+        return self._with(other, lambda mine, theirs: mine & ~theirs)
+
+
+def unpacked(bits: U8, length: int) -> Bool:
+    return np.unpackbits(bits, count=length).view(bool)
+
+
+def parquet_column(shard: Shard, name: str, pulse: Callable[[int], None]) -> pa.ChunkedArray:
+    """One column of a shard's table, whole; raises BadInput when pyarrow cannot read it or it fails validation."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    shard.check_unchanged(shard.parquet)
+    try:
+        with pq.ParquetFile(shard.parquet, page_checksum_verification=True) as file:
+            column: pa.ChunkedArray = file.read(columns=[name]).column(name)
+            pulse(_column_bytes(file.metadata, name))
+        # Our readers use the raw buffers: offsets that point outside must be found here.
+        column.validate(full=True)
+    except OSError as error:
+        raise (unreadable if error.errno is None else from_os)(shard.parquet, error) from None
+    except (pa.ArrowException, MemoryError, ValueError) as error:
+        raise unreadable(shard.parquet, error) from None
+    if len(column) != shard.rows:
+        raise BadInput(shard.parquet, f"column '{name}' has {len(column):,} values, the footer {shard.rows:,} rows", "download it again")
+    return column
+
+
+def _column_bytes(meta: Any, name: str) -> int:
+    """Packed bytes of the named column."""
+    groups = [meta.row_group(at) for at in range(meta.num_row_groups)]
+    chunks = [group.column(at) for group in groups for at in range(group.num_columns)]
+    return sum(chunk.total_compressed_size for chunk in chunks if chunk.path_in_schema == name)
+
+
+def read_uids(shard: Shard, pulse: Callable[[int], None]) -> U64:
+    """(n, 2) uint64; raises BadInput that names the row of a uid that is null or not hexadecimal."""
+    column = parquet_column(shard, "uid", pulse)
+    parts, row = [np.empty((0, 2), np.uint64)], 0
+    for chunk in column.chunks:
+        try:
+            if chunk.null_count:
+                raise uids.BadUid(int(np.flatnonzero(chunk.is_null().to_numpy(zero_copy_only=False))[0]), "null")
+            parts.append(uids.parse(*text_buffers(chunk)))
+        except uids.BadUid as bad:
+            what = f"row {row + bad.row:,}: uid {bad.text!r} is not 1 to {uids.DIGITS} hexadecimal digits"
+            raise BadInput(shard.parquet, what, "download it again") from None
+        row += len(chunk)
+    return np.concatenate(parts)
+
+
+def text_buffers(chunk: pa.Array) -> tuple[memoryview, I64]:
+    """The bytes of a validated string array, and (n + 1,) int64 where each text starts and the last one ends."""
+    _, offsets, data = chunk.buffers()
+    wide = str(chunk.type).startswith("large")
+    if offsets is None or not len(chunk):
+        return memoryview(b""), np.zeros(len(chunk) + 1, np.int64)
+    ends = np.frombuffer(offsets, np.int64 if wide else np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
+    return memoryview(data or b""), ends.astype(np.int64)
+
+
+def read_scores(shard: Shard, name: str, pulse: Callable[[int], None]) -> Array:
+    """(n,) in the column's own float type; NaN where it is null or not finite."""
+    column = parquet_column(shard, name, pulse)
+    kind = column.type.to_pandas_dtype()
+    parts = [chunk.to_numpy(zero_copy_only=False).astype(kind, copy=False) for chunk in column.chunks]
+    scores = np.concatenate([np.empty(0, kind), *parts])
+    return np.where(np.isfinite(scores), scores, np.nan).astype(kind)
+
+
+def read_texts(shard: Shard, name: str, rows: I64, pulse: Callable[[int], None]) -> list[str | None]:
+    """The texts of a few rows."""
+    texts: list[str | None] = parquet_column(shard, name, pulse).take(rows).to_pylist()
+    return texts
+
+
+def read_table(path: Path) -> tuple[U64, Array]:
+    """A user's scores: (m, 2) uint64 uids, ascending, each once, and (m,) float64, NaN where null or not finite.
+
+    raises  BadInput for a file without columns uid and score, a uid that is none, and one uid with two scores
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path, columns=["uid", "score"])
+        texts = table["uid"].to_pylist()
+        scores = table["score"].cast(pa.float64()).to_numpy()
+        known = uids.from_texts([text or "" for text in texts])
+    except uids.BadUid as bad:
+        raise BadInput(path, f"row {bad.row:,}: uid {texts[bad.row]!r} is not hexadecimal", "mend the table") from None
+    except (pa.ArrowException, OSError, ValueError, TypeError, AttributeError) as error:
+        raise unreadable(path, error) from None
+    return _once_each(path, known, np.where(np.isfinite(scores), scores, np.nan))
+
+
+def _once_each(path: Path, known: U64, scores: Array) -> tuple[U64, Array]:
+    order = uids.order(known)
+    known, scores = known[order], scores[order]
+    again = np.concatenate([[False], ~uids.ascending(known)]) if len(known) else np.zeros(0, bool)
+    unequal = again[1:] & ~((scores[1:] == scores[:-1]) | (np.isnan(scores[1:]) & np.isnan(scores[:-1])))
+    if unequal.any():
+        at = int(np.flatnonzero(unequal)[0])
+        what = f"uid {uids.to_texts(known[at : at + 1])[0]} has two scores, {scores[at]} and {scores[at + 1]}"
+        raise BadInput(path, what, "give each uid one score")
+    return known[~again], scores[~again]

@@ -1,0 +1,143 @@
+"""One member as a stream of row blocks, never whole. METHOD 1.
+
+A stored member is a byte range of the npz file: rows are read at their offset into one reused buffer, and where no row of a
+piece is wanted, the piece is skipped. A deflated one is streamed. An offset read sees no flipped bit, so a member that has not
+been verified is read from end to end, whatever rows are wanted, and its CRC-32 compared before the stream ends.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from filters.maths.arrays import I64, Array, Bool
+from filters.maths.blocks import BLOCK, unit
+from filters.pool.archive import AGAIN, Member
+from filters.pool.errors import BadInput
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PIECE_BYTES = 4 << 20
+BLOCK_ROWS = 4 * BLOCK
+
+ReadInto = Callable[[int, memoryview], None]  # file offset within the member's rows, where to
+
+
+class Raw(NamedTuple):
+    at: I64  # (m,) row numbers in the shard, ascending
+    rows: Array  # (m, d) in the member's own type; valid only until the next block
+
+
+class Block(NamedTuple):
+    at: I64  # (m,) row numbers in the shard, ascending
+    rows: Tensor  # (m, d) float32 unit rows
+
+
+def raw_blocks(member: Member, wanted: Bool, verify: bool, pulse: Callable[[int], None]) -> Iterator[Raw]:
+    """The wanted rows as they lie, in order, BLOCK_ROWS at a time.
+
+    wanted  (rows,) bool
+    verify  read everything and compare the CRC-32; raises BadInput when it differs
+    pulse   called with the bytes of each read
+    """
+    buffer = np.empty((BLOCK_ROWS, member.width), member.dtype)
+    at = np.empty(BLOCK_ROWS, np.int64)
+    filled = 0
+    for start, piece in _pieces(member, wanted, verify, pulse):
+        rows = np.flatnonzero(wanted[start : start + len(piece)])
+        while len(rows):
+            take = rows[: BLOCK_ROWS - filled]
+            buffer[filled : filled + len(take)], at[filled : filled + len(take)] = piece[take], take + start
+            filled, rows = filled + len(take), rows[len(take) :]
+            if filled == BLOCK_ROWS:
+                yield Raw(at.copy(), buffer)
+                filled = 0
+    if filled:
+        yield Raw(at[:filled].copy(), buffer[:filled])
+
+
+def valid_raw_blocks(blocks: Iterator[Raw]) -> Iterator[Raw]:
+    """The rows that are finite and not zero, as they lie."""
+    for raw in blocks:
+        valid = unit(_tensor(raw.rows))[1].numpy()
+        yield Raw(raw.at[valid], raw.rows[valid])
+
+
+def blocks(raws: Iterator[Raw], device: str) -> Iterator[Block]:
+    """Valid rows only, unit length, on the device."""
+    import torch
+
+    for raw in raws:
+        rows, valid = unit(_tensor(raw.rows).to(torch.device(device)))
+        yield Block(raw.at[valid.cpu().numpy()], rows[valid])
+
+
+def _tensor(rows: Array) -> Tensor:
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(rows))
+
+
+def _pieces(member: Member, wanted: Bool, verify: bool, pulse: Callable[[int], None]) -> Iterator[tuple[int, Array]]:
+    """(first row, (m, d) rows) of each piece; skips pieces without wanted rows when a skip is possible and nothing is verified."""
+    if member.entry.stored:
+        yield from _stored_pieces(member, wanted, verify, pulse)
+    else:
+        yield from _deflated_pieces(member, pulse)
+
+
+def _piece_rows(member: Member) -> int:
+    return max(1, PIECE_BYTES // member.row_bytes)
+
+
+def _stored_pieces(member: Member, wanted: Bool, verify: bool, pulse: Callable[[int], None]) -> Iterator[tuple[int, Array]]:
+    size = _piece_rows(member)
+    buffer = np.empty((size, member.width), member.dtype)
+    descriptor = os.open(member.path, os.O_RDONLY)
+    try:
+        crc = zlib.crc32(os.pread(descriptor, member.header, member.start)) if verify else 0
+        for start in range(0, member.shape[0], size):
+            stop = min(start + size, member.shape[0])
+            if not verify and not wanted[start:stop].any():
+                continue
+            piece = buffer[: stop - start]
+            _read_at(descriptor, member, member.start + member.header + start * member.row_bytes, piece)
+            crc = zlib.crc32(piece.data, crc) if verify else 0
+            pulse(piece.nbytes)
+            yield start, piece
+    finally:
+        os.close(descriptor)
+    if verify and crc != member.entry.crc:
+        raise BadInput(member.path, f"'{member.name}' fails its checksum", AGAIN)
+
+
+def _read_at(descriptor: int, member: Member, offset: int, into: Array) -> None:
+    view = into.data.cast("B")
+    done = 0
+    while done < len(view):
+        got = os.preadv(descriptor, [view[done:]], offset + done)
+        if not got:
+            raise BadInput(member.path, f"ends inside '{member.name}'", AGAIN)
+        done += got
+
+
+def _deflated_pieces(member: Member, pulse: Callable[[int], None]) -> Iterator[tuple[int, Array]]:
+    """Every piece in turn: zipfile compares the CRC-32 itself when it meets the end."""
+    size = _piece_rows(member)
+    try:
+        with zipfile.ZipFile(member.path) as zipped, zipped.open(member.entry.name) as stream:
+            stream.read(member.header)
+            for start in range(0, member.shape[0], size):
+                count = min(size, member.shape[0] - start)
+                data = stream.read(count * member.row_bytes)
+                pulse(member.entry.packed * count // max(1, member.shape[0]))
+                yield start, np.frombuffer(data, member.dtype).reshape(count, member.width)
+            stream.read(1)
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+        raise BadInput(member.path, f"'{member.name}' cannot be unpacked ({error})", AGAIN) from None

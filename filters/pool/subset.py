@@ -1,0 +1,161 @@
+"""The uid subset file: read, check, write by rename, read back; and the uids of what a user holds. METHOD 1.
+
+DataComp's resharder takes an unsorted file without a word and loses almost every sample: nothing is written here that is not
+ascending, and nothing is read that is not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from filters.maths import uids
+from filters.maths.arrays import U64, Array
+from filters.pool.errors import BadInput, from_os
+
+Map = Callable[[Callable[[Path], U64], Iterable[Path]], Iterable[U64]]
+
+
+@contextmanager
+def replacing(path: Path, chosen: U64) -> Iterator[str]:
+    """Write a subset file; gives its sha256, and puts it in place when the block ends well.
+
+    chosen  (n, 2) uint64, strictly ascending
+    The file appears under `path` whole or not at all: written beside it, synced, read back, renamed.
+    """
+    assert uids.ascending(chosen).all(), "a subset is written in ascending order, each uid once"
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            np.save(file, np.ascontiguousarray(chosen).view(uids.SUBSET).reshape(-1))
+            file.flush()
+            os.fsync(file.fileno())
+        assert np.array_equal(read(temporary), chosen), "what was written reads back"
+        yield sha256(temporary)
+        temporary.rename(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise from_os(path, error) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in the folder last through a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read(path: Path) -> U64:
+    """(n, 2) uint64 of a subset file; raises BadInput unless it is 1-D `u8,u8` in ascending order (repetition is legal)."""
+    try:
+        records: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        raise from_os(path, error) from None
+    except (ValueError, EOFError) as error:
+        raise BadInput(path, f"is no whole npy file ({error})", "name a uid subset file") from None
+    if not isinstance(records, np.ndarray) or records.dtype != uids.SUBSET or records.ndim != 1:
+        kind = f"{records.dtype} of shape {records.shape}" if isinstance(records, np.ndarray) else "an npz file"
+        raise BadInput(path, f"is {kind}, not one dimension of u8,u8", "write it as DataComp's baselines do")
+    found = np.asarray(records).view(np.uint64).reshape(-1, 2)
+    wrong = np.flatnonzero(uids.ascending(found[::-1])[::-1])
+    if len(wrong):
+        raise BadInput(path, f"is not sorted: record {wrong[0] + 1:,} is smaller than the one before", "sort it by (high, low) word")
+    return found
+
+
+def held(path: Path, run: Map = map) -> U64:
+    """The uids a user holds, ascending, each once.
+
+    path  a subset file, or a folder of downloaded webdataset shards: of each shard img2dataset's parquet where it is there
+          (rows with status success), else the json members of the tar
+    run   like `map`: reads files in parallel
+    """
+    if not path.is_dir():
+        return _unique(read(path))
+    files = held_files(path)
+    if not files:
+        raise BadInput(path, "holds neither .tar nor .parquet files", "name the folder of the downloaded shards")
+    return _unique(np.concatenate(list(run(_held_in, files))))
+
+
+def held_files(folder: Path) -> list[Path]:
+    """A file a shard, the parquet before the tar; where there are tars, a parquet without one says nothing is held."""
+    tars = {path.stem for path in folder.glob("*.tar")}
+    tables = {path.stem for path in folder.glob("*.parquet")}
+    shards = sorted(tars or tables)
+    return [folder / (f"{shard}.parquet" if shard in tables else f"{shard}.tar") for shard in shards]
+
+
+def stamps(path: Path) -> list[tuple[str, int, int]]:
+    """Name, size and date of the file, or of the files that `held` reads in the folder: what was read of them can be kept."""
+    try:
+        files = held_files(path) if path.is_dir() else [path]
+        return [(file.name, (status := file.stat()).st_size, status.st_mtime_ns) for file in files]
+    except OSError as error:
+        raise from_os(path, error) from None
+
+
+def _unique(found: U64) -> U64:
+    found = found[uids.order(found)]
+    first = np.concatenate([[True], uids.ascending(found)]) if len(found) else np.zeros(0, bool)
+    result: U64 = found[first]
+    return result
+
+
+def _held_in(path: Path) -> U64:
+    texts = list(_parquet_uids(path) if path.suffix == ".parquet" else _tar_uids(path))
+    try:
+        return uids.from_texts(texts)
+    except uids.BadUid as bad:
+        raise BadInput(path, f"sample {bad.row:,}: uid {bad.text!r} is not hexadecimal", "download the shard again") from None
+
+
+def _parquet_uids(path: Path) -> Iterator[str]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path, columns=["uid", "status"])
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = str(error).split("\n")[0]
+        raise BadInput(path, f"gives no columns uid and status ({reason})", "name a folder that img2dataset wrote") from None
+    for uid, status in zip(table["uid"].to_pylist(), table["status"].to_pylist(), strict=True):
+        if status == "success":
+            yield uid or ""
+
+
+def _tar_uids(path: Path) -> Iterator[str]:
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                if member.isfile() and member.name.endswith(".json"):
+                    yield _json_uid(path, member.name, tar.extractfile(member))
+    except OSError as error:
+        raise from_os(path, error) from None
+    except (tarfile.TarError, EOFError) as error:
+        raise BadInput(path, f"is no whole tar file ({error})", "download the shard again") from None
+
+
+def _json_uid(path: Path, name: str, file: Any) -> str:
+    try:
+        uid = json.load(file)["uid"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(path, f"member {name} has no uid ({type(error).__name__}: {error})", "download with the uid column") from None
+    return str(uid)

@@ -1,0 +1,121 @@
+"""SemDeDup: drop what is semantically the same as an earlier sample of its cluster. METHOD 3.
+
+python filters/semdedup.py --pool medium --eps 0.05
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":
+    import importlib
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    sys.exit(importlib.import_module("filters.semdedup").main())
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from filters.command import Command
+from filters.concepts import assign, train
+from filters.filter import Cut, Filter, Measured
+from filters.maths import uids
+from filters.maths.arrays import I64, Array
+from filters.maths.pairs import earlier_max
+from filters.options import Layers, option
+from filters.pool.columns import Column, Rows
+from filters.topscore import score_column
+from filters.work.regroup import Part
+from filters.work.work import Work
+
+SKEW = 1.5  # sum of squared cluster sizes over that of equal clusters, measured on CLIP embeddings
+POINTS_PER_CENTROID = 64
+
+
+@dataclass(frozen=True)
+class SemDeDup(Filter):
+    """Keep of each group of near-duplicates the one that comes first in its cluster's order."""
+
+    name: ClassVar[str] = "semdedup"
+    alternatives: ClassVar[tuple[tuple[str, ...], ...]] = (("fraction", "eps"),)
+
+    fraction: float | None = option("share of the stage's input to keep: the least similar", None, interval="(0, 1]")
+    eps: float | None = option("drop what is more similar than 1 - eps to an earlier one [code: 0.07 on LAION]", None, interval="[0, 1]")
+    clusters: int | None = option(
+        "k-means clusters; auto: what costs least, sqrt(1.5 n / 2) [ours; code: 50,000]", None, interval="[1, inf)", unset="auto"
+    )
+    kmeans_iters: int = option("k-means iterations [ours; code: 100]", 20, interval="[1, inf)")
+    features: str = option("npz member that tells what is alike [ours]", "l14_img")
+    prefer: str = option(
+        "who comes first in a cluster: farthest from its centroid, nearest, best score [code: hard]",
+        "hard",
+        choices=("hard", "easy", "score"),
+    )
+    score: str = option("the score of prefer score, as TopScore takes it", "l14")
+
+    def measure(self, work: Work, rows: Rows) -> Measured:
+        features = work.pool.features(self.features)
+        carry: dict[str, Column] = {}
+        if self.prefer == "score":
+            carry["score"] = score_column(work, rows, self.score)
+            rows = work.present(rows, carry["score"])
+        k = self.clusters or cheapest(rows.count())
+        centroids = train(work, rows, features, k, self.kmeans_iters, POINTS_PER_CENTROID)
+        near = assign(work, rows, features, centroids)
+        carry["distance"] = near["distance"]
+        alike = work.regroup(compare, rows, near["concept"], k, self.prefer, carry=carry, features=features)
+        return Measured(
+            columns={
+                "dedup_cluster": near["concept"],
+                "dedup_distance": near["distance"],
+                "dedup_similarity": alike["similarity"],
+                "dedup_of": alike["of"],
+            },
+            arrays={"dedup_centroids": centroids},
+        )
+
+    def decide(self, work: Work, rows: Rows, seen: Measured) -> Cut:
+        by = seen.columns["dedup_similarity"]
+        if self.eps is not None:
+            return Cut(by=by, threshold=1 - self.eps, largest=False)
+        return Cut(by=by, quota=int(rows.count() * (1.0 if self.fraction is None else self.fraction)), largest=False)
+
+
+def cheapest(n: int) -> int:
+    """Clusters for which assignment (2 n d K) and pairs (s n^2 d / K) cost least together. METHOD 3."""
+    return max(1, round(math.sqrt(SKEW * n / 2)))
+
+
+def compare(part: Part, prefer: str) -> dict[str, Array]:
+    """Each row's largest similarity to an earlier row of its cluster, and that row's uid."""
+    similarity = np.empty(len(part.group), np.float32)
+    of = np.zeros(len(part.group), uids.MAYBE)
+    for members in clusters_in_order(part, prefer):
+        similarity[members], at = earlier_max(part.rows[members], part.device)
+        found = at >= 0
+        of["uid"][members[found]], of["known"][members[found]] = part.uids[members[at[found]]], True
+    return {"similarity": similarity, "of": of}
+
+
+def clusters_in_order(part: Part, prefer: str) -> Iterator[I64]:
+    """Rows of each cluster, who stays first; equals by uid. METHOD 3: farthest from the centroid first [code]."""
+    sign = {"hard": -1, "easy": 1, "score": -1}[prefer]
+    first = sign * part.values["score" if prefer == "score" else "distance"]
+    order = np.lexsort((part.uids[:, 1], part.uids[:, 0], first, part.group))
+    yield from (members for members in np.split(order, np.flatnonzero(np.diff(part.group[order])) + 1) if len(members))
+
+
+def recipe(layers: Layers) -> Filter:
+    made: SemDeDup = layers.part(SemDeDup, "dedup")
+    return made
+
+
+COMMAND = Command("semdedup", "Drop samples that mean the same as an earlier one.", recipe, (("dedup", SemDeDup),))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return COMMAND.main(arguments)

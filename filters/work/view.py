@@ -1,0 +1,137 @@
+"""What a task sees of one shard: the rows in play, their uids, their values, and blocks of their embeddings.
+
+A task is a module-level function task(view, *arguments) that returns arrays by name. It never sees files, threads or progress.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from filters.maths.arrays import I64, U8, U64, Array, Bool
+from filters.pool import columns, embeddings
+from filters.pool.columns import Column, Rows, Stored, unpacked
+from filters.pool.embeddings import Block, Raw
+from filters.pool.pool import Shard
+from filters.work.engine import Stop
+from filters.work.workdir import Unit
+
+Task = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Bits:
+    """One shard's part of a `Rows` that is an argument."""
+
+    bits: U8
+    length: int
+
+    def mask(self) -> Bool:
+        return unpacked(self.bits, self.length)
+
+
+@dataclass
+class View:
+    """One shard, and which of its rows are in play."""
+
+    shard: Shard
+    live: Bits
+    uid_column: Stored | None
+    checked: Path  # where it is marked that a member's CRC-32 was compared
+    device: str
+    stop: Stop
+    unit: Unit | None = None  # where the results will lie
+    bytes_read: int = 0
+    streams: int = 0  # begun, not ended
+
+    @cached_property
+    def at(self) -> I64:
+        """(m,) row numbers of the rows in play, ascending."""
+        return np.flatnonzero(self.live.mask())
+
+    def pulse(self, size: int = 0) -> None:
+        self.stop.check()
+        self.bytes_read += size
+
+    def values(self, column: Column) -> Array:
+        """(m, ...) of the rows in play."""
+        return np.asarray(column.read(self.shard.key)[self.at])
+
+    def uids(self) -> U64:
+        """(m, 2) uint64 of the rows in play."""
+        assert self.uid_column is not None, "the pass that parses uids cannot ask for them"
+        return self.values(self.uid_column)
+
+    def raw(self, features: str) -> Iterator[Raw]:
+        """The rows in play that are finite and not zero, in the member's own type, BLOCK_ROWS at a time."""
+        return embeddings.valid_raw_blocks(self._stream(features))
+
+    def blocks(self, features: str) -> Iterator[Block]:
+        """The same as unit rows in float32, on the device."""
+        return embeddings.blocks(self._stream(features), self.device)
+
+    def place(self, at: I64) -> I64:
+        """Where rows of a block stand among the rows in play."""
+        return np.searchsorted(self.at, at)
+
+    def _stream(self, features: str) -> Iterator[Raw]:
+        member = self.shard.member(features)
+        self.shard.check_unchanged(member.path)
+        mark = Unit(self.checked, f"{self.shard.key}.{features}.{self.shard.fingerprint[:16]}")
+        verify = not mark.whole()
+        self.streams += 1
+        yield from embeddings.raw_blocks(member, self.live.mask(), verify, self.pulse)
+        if verify:
+            mark.save({})
+        self.streams -= 1
+
+    def texts(self, column: str, at: I64) -> list[str | None]:
+        """A text column's values at some rows of the shard."""
+        return columns.read_texts(self.shard, column, at, self.pulse)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A task on a shard. `unit`: record what it returns there; a column's values belong to the rows in play, in their order."""
+
+    task: Task
+    arguments: tuple[Any, ...]
+    view: View
+    column: bool = False
+
+
+@dataclass(frozen=True)
+class Done:
+    result: Any
+    rows: int
+    bytes_read: int
+
+
+def run(job: Job) -> Done:
+    """Carry out a job in whatever thread or process this is."""
+    view = job.view
+    result = job.task(view, *job.arguments)
+    assert not view.streams, "a task reads its blocks to the end: only then has the checksum been compared"
+    if job.column:
+        result = {name: _placed(view, values) for name, values in result.items()}
+    if view.unit is not None:
+        view.unit.save(result)
+        result = list(result)
+    return Done(result, len(view.at), view.bytes_read)
+
+
+def _placed(view: View, values: Array) -> Array:
+    """Values of the rows in play at their places among all rows of the shard."""
+    whole = columns.nothing(view.shard.rows, values)
+    whole[view.at] = values
+    return whole
+
+
+def of_shard(argument: Any, shard: int) -> Any:
+    """An argument as one shard's task gets it: of a set of rows, that shard's part."""
+    return Bits(argument.bits[shard], argument.lengths[shard]) if isinstance(argument, Rows) else argument

@@ -1,0 +1,204 @@
+"""What a run keeps on disk, so that nothing is measured twice and nothing half-written is believed.
+
+A unit of work is a few files with one done-record, which names each with its size and sha256. It is written last, after the
+data was synced and renamed; a unit whose record is missing or disagrees with the files is done again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from filters.maths.arrays import Array
+from filters.pool.columns import Hashed, Rows, Stored
+from filters.pool.errors import BadInput, from_os
+from filters.pool.subset import sha256, sync_folder
+
+TEMPORARY = ".tmp-"
+
+
+def key_of(*parts: Any) -> str:
+    """A key that is equal when all parts are, and changes with any."""
+    return hashlib.sha256("\n".join(map(_told, parts)).encode()).hexdigest()
+
+
+def _told(part: Any) -> str:
+    if isinstance(part, Rows | Stored | Hashed | Saved):
+        return part.key
+    if isinstance(part, np.ndarray):
+        return f"{part.dtype} {part.shape} {hashlib.sha256(np.ascontiguousarray(part).tobytes()).hexdigest()}"
+    if isinstance(part, tuple | list):
+        return f"({' '.join(map(_told, part))})"
+    if is_dataclass(part):
+        return f"{type(part).__qualname__}({' '.join(_told(getattr(part, f.name)) for f in fields(part))})"
+    assert part is None or isinstance(part, str | int | float | bool | bytes), f"{type(part)} cannot be part of a key"
+    return repr(part)
+
+
+@cache
+def source_key() -> str:
+    """A digest of this program's own sources: results of another version are not used."""
+    root = Path(__file__).resolve().parents[1]
+    files = sorted(root.rglob("*.py"))
+    return key_of(*(f"{path.relative_to(root)} {sha256(path)}" for path in files))
+
+
+@cache
+def file_key(path: str) -> str:
+    """A digest of a source file of someone else's."""
+    return sha256(Path(path))
+
+
+class Saved:
+    """An array that lies in a file; read once a process, and passed between processes by name."""
+
+    def __init__(self, path: Path, key: str) -> None:
+        self.path, self.key = path, key
+
+    def load(self) -> Array:
+        return _load(self.path)
+
+
+@lru_cache(8)
+def _load(path: Path) -> Array:
+    values: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+    return values
+
+
+class Unit:
+    """One unit of work: `{folder}/{name}.{field}.npy` and `{folder}/{name}.done`."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder, self.name = folder, name
+
+    def path(self, field: str) -> Path:
+        return self.folder / f"{self.name}.{field}.npy"
+
+    def temporary(self, field: str) -> Path:
+        return self.folder / f"{TEMPORARY}{self.name}.{field}.npy"
+
+    @property
+    def _record(self) -> Path:
+        return self.folder / f"{self.name}.done"
+
+    def whole(self) -> bool:
+        """Whether the unit is done and its files are those that were recorded."""
+        try:
+            return all(self._matches(field, told) for field, told in self._files().items())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return False  # no record, or one that says nothing: the unit is done again
+
+    def _files(self) -> dict[str, Any]:
+        files: dict[str, Any] = json.loads(self._record.read_text())["files"]
+        return files
+
+    def names(self) -> list[str]:
+        """Names of the arrays of a unit that is done."""
+        return list(self._files())
+
+    def _matches(self, field: str, told: dict[str, Any]) -> bool:
+        path = self.path(field)
+        return (path.stat().st_size, sha256(path)) == (told["size"], told["sha256"])
+
+    def load(self, field: str) -> Array:
+        values: Array = np.load(self.path(field), mmap_mode="r", allow_pickle=False)
+        return values
+
+    def save(self, arrays: Mapping[str, Array | Path]) -> None:
+        """Write the arrays and their record; a path instead of an array says that its temporary file is written already."""
+        for field, values in arrays.items():
+            if not isinstance(values, Path):
+                with writing(self.temporary(field)) as file:
+                    np.save(file, values, allow_pickle=False)
+        self.seal(list(arrays))
+
+    def seal(self, fields: list[str]) -> None:
+        """Rename the temporary files, which are synced already, and write the record."""
+        told = {field: {"size": (at := self.temporary(field)).stat().st_size, "sha256": sha256(at)} for field in fields}
+        for field in fields:
+            self.temporary(field).rename(self.path(field))
+        write_text(self._record, json.dumps({"files": told}))
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[IO[bytes]]:
+    """A new file, in a folder made for it, that is synced before it is closed; BadInput when the disk refuses."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise from_os(path.parent, error) from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file by rename."""
+    temporary = path.with_name(TEMPORARY + path.name)
+    with writing(temporary) as file:
+        file.write(text.encode())
+    temporary.rename(path)
+    sync_folder(path.parent)
+
+
+class WorkDir:
+    """The folder of one pool's runs, held by one run at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.stages = folder, folder / "stages"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (folder / "lock").open("a+")
+        except OSError as error:
+            raise from_os(folder, error) from None
+        self._hold()
+        for left in self.folder.rglob(f"{TEMPORARY}*"):
+            left.unlink()
+
+    def _hold(self) -> None:
+        """The system lets go of the lock when its holder ends, however it ends."""
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.seek(0)
+            holder = self._lock.read().strip() or "another process"
+            self._lock.close()
+            raise BadInput(self.folder, f"is in use by {holder}", "wait for it, or name another --work_dir") from None
+        self._lock.truncate(0)
+        self._lock.write(f"process {os.getpid()}")
+        self._lock.flush()
+
+    def close(self) -> None:
+        self._lock.close()
+
+    @property
+    def manifest(self) -> Path:
+        return self.folder / "manifest.json"
+
+    def read_manifest(self) -> dict[str, Any]:
+        """What an earlier run left; empty when there is none that can be read."""
+        try:
+            found = json.loads(self.manifest.read_text())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def write_manifest(self, manifest: dict[str, Any]) -> None:
+        write_text(self.manifest, json.dumps(manifest, indent=2) + "\n")
+
+    def forget(self) -> None:
+        """Drop every intermediate column."""
+        shutil.rmtree(self.stages, ignore_errors=True)
