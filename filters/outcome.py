@@ -61,20 +61,20 @@ class Outcome:
 def population(work: Work, within: str | None) -> Verdict:
     """The samples of the pool that are neither outside nor repeated. A uid that comes again leaves before the first stage."""
     everything = work.everything()
-    inside = everything if within is None else _inside(work, everything, Path(within))
+    inside = everything if within is None else _inside(work, everything, within)
     seen = work.regroup(seen_before, inside, work.hashed(SEEN_BEFORE, BUCKETS), BUCKETS)["seen"]
     repeated = work.select(_true, inside, seen)
     return Verdict(inside - repeated, [("outside", everything - inside), ("repeated", repeated)])
 
 
-def _inside(work: Work, rows: Rows, path: Path) -> Rows:
-    held = work.once(held_uids, str(path), subset.stamps(path))["uids"]
+def _inside(work: Work, rows: Rows, place: str) -> Rows:
+    held = work.once(held_uids, place, subset.stamps(place))["uids"]
     return work.select(is_in, rows, held)
 
 
-def held_uids(work: Work, path: str, stamps: list[Any]) -> dict[str, Array]:
+def held_uids(work: Work, place: str, stamps: object) -> dict[str, Array]:
     """The uids of --within, ascending."""
-    return {"uids": subset.held(Path(path), work.engine.map)}
+    return {"uids": subset.held(Path(place), work.engine.map)}
 
 
 def is_in(view: View, table: Saved) -> Bool:
@@ -277,6 +277,7 @@ def manifest(
         "samples": work.samples,
         "status": status,
         "stages": funnel(work.funnel),
+        "bytes_read": work.bytes_read,
         "sha256": sha256,
         "made": sorted({*before.get("made", []), sha256}),
     }

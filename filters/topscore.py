@@ -14,7 +14,6 @@ if __name__ == "__main__":
     sys.exit(importlib.import_module("filters.topscore").main())
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -81,12 +80,12 @@ def is_table(score: str) -> bool:
 
 
 def _table(work: Work, path: str) -> dict[str, Saved]:
-    return work.once(scores_by_uid, path, stamps(Path(path)))
+    return work.once(scores_by_uid, path, stamps(path))
 
 
 def scores_by_uid(work: Work, path: str, stamps: object) -> dict[str, Array]:
     """A user's table: uids (n, 2) uint64 ascending, scores (n,) float64."""
-    known, scores = read_table(Path(path))
+    known, scores = read_table(path)
     return {"uids": known, "scores": scores}
 
 

@@ -59,7 +59,8 @@ def write_shard(
         }
     )
     pq.write_table(table, folder / f"{key}.parquet")
-    (np.savez_compressed if compressed else np.savez)(folder / f"{key}.npz", **members)
+    save: Any = np.savez_compressed if compressed else np.savez
+    save(folder / f"{key}.npz", **members)
 
 
 def write_pool(folder: Path, rng: np.random.Generator, sizes: tuple[int, ...] = (40, 0, 70, 30), width: int = 16) -> dict[str, Any]:

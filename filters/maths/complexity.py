@@ -83,7 +83,8 @@ def share(complexity: F64, temperature: float = 0.1) -> F64:
     if not np.isfinite(complexity).any():
         return np.full(len(complexity), 1 / len(complexity))
     values = filled(complexity)
-    # Shift first: at tau = 1e-3 exp(C / tau) overflows.
-    weights: F64 = np.exp((values - values.max()) / temperature)
+    # Shift first: at tau = 1e-3 exp(C / tau) overflows. A quotient of -inf at a tiny tau is a share of 0.
+    with np.errstate(over="ignore"):
+        weights: F64 = np.exp((values - values.max()) / temperature)
     weights /= weights.sum()
     return weights

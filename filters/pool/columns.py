@@ -202,7 +202,7 @@ def read_texts(shard: Shard, name: str, rows: I64, pulse: Callable[[int], None])
     return texts
 
 
-def read_table(path: Path) -> tuple[U64, Array]:
+def read_table(path: str) -> tuple[U64, Array]:
     """A user's scores: (m, 2) uint64 uids, ascending, each once, and (m,) float64, NaN where null or not finite.
 
     raises  BadInput for a file without columns uid and score, a uid that is none, and one uid with two scores
@@ -222,7 +222,7 @@ def read_table(path: Path) -> tuple[U64, Array]:
     return _once_each(path, known, np.where(np.isfinite(scores), scores, np.nan))
 
 
-def _once_each(path: Path, known: U64, scores: Array) -> tuple[U64, Array]:
+def _once_each(path: str, known: U64, scores: Array) -> tuple[U64, Array]:
     order = uids.order(known)
     known, scores = known[order], scores[order]
     again = np.concatenate([[False], ~uids.ascending(known)]) if len(known) else np.zeros(0, bool)

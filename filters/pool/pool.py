@@ -186,7 +186,7 @@ def _read_footer(path: Path) -> tuple[int, dict[str, str], str]:
     return meta.num_rows, columns, _footer_digest(path, size)
 
 
-def unreadable(path: Path, error: Exception) -> BadInput:
+def unreadable(path: Path | str, error: Exception) -> BadInput:
     """A parquet file that pyarrow refuses."""
     reason = str(error).split("\n")[0] or type(error).__name__
     return BadInput(path, f"is no whole parquet file ({reason})", "download it again")

@@ -103,8 +103,9 @@ def held_files(folder: Path) -> list[Path]:
     return [folder / (f"{shard}.parquet" if shard in tables else f"{shard}.tar") for shard in shards]
 
 
-def stamps(path: Path) -> list[tuple[str, int, int]]:
+def stamps(place: str) -> list[tuple[str, int, int]]:
     """Name, size and date of the file, or of the files that `held` reads in the folder: what was read of them can be kept."""
+    path = Path(place)
     try:
         files = held_files(path) if path.is_dir() else [path]
         return [(file.name, (status := file.stat()).st_size, status.st_mtime_ns) for file in files]
