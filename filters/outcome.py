@@ -22,7 +22,7 @@ from filters.pool.errors import BadInput, from_os
 from filters.pool.pool import Pool
 from filters.work.view import Bits, View
 from filters.work.work import Stage, Work
-from filters.work.workdir import TEMPORARY, Saved, WorkDir, source_key, writing
+from filters.work.workdir import Saved, WorkDir, source_key, temporary, writing
 
 SEEN_BEFORE = 1  # purpose of the hash that brings equal uids together
 BUCKETS = 4096
@@ -162,10 +162,10 @@ def write_parquet(path: Path, table: Any) -> None:
     """A table with page checksums, by rename."""
     import pyarrow.parquet as pq
 
-    temporary = path.with_name(TEMPORARY + path.name)
-    with writing(temporary) as file:
+    new = temporary(path)
+    with writing(new) as file:
         pq.write_table(table, file, write_page_checksum=True)
-    temporary.rename(path)
+    new.rename(path)
 
 
 def write_tables(work: Work, verdict: Verdict) -> None:
@@ -173,10 +173,10 @@ def write_tables(work: Work, verdict: Verdict) -> None:
     import pyarrow as pa
 
     for name, saved in verdict.arrays.items():
-        temporary = work.dir.folder / f"{TEMPORARY}{name}.npy"
-        with writing(temporary) as file:
+        path = work.dir.folder / f"{name}.npy"
+        with writing(temporary(path)) as file:
             np.save(file, saved.load())
-        temporary.rename(work.dir.folder / f"{name}.npy")
+        temporary(path).rename(path)
     for name, columns in verdict.tables.items():
         write_parquet(work.dir.folder / f"{name}.parquet", pa.table({column: arrow_array(values) for column, values in columns.items()}))
     subset.sync_folder(work.dir.folder)

@@ -28,6 +28,11 @@ from filters.pool.subset import sha256, sync_folder
 TEMPORARY = ".tmp-"
 
 
+def temporary(path: Path) -> Path:
+    """Where a file is written before it is renamed. A worker whose run was killed may still write: it gets a name of its own."""
+    return path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+
+
 def key_of(*parts: Any) -> str:
     """A key that is equal when all parts are, and changes with any."""
     return hashlib.sha256("\n".join(map(_told, parts)).encode()).hexdigest()
@@ -86,7 +91,7 @@ class Unit:
         return self.folder / f"{self.name}.{field}.npy"
 
     def temporary(self, field: str) -> Path:
-        return self.folder / f"{TEMPORARY}{self.name}.{field}.npy"
+        return temporary(self.path(field))
 
     @property
     def _record(self) -> Path:
@@ -147,10 +152,10 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a small file by rename."""
-    temporary = path.with_name(TEMPORARY + path.name)
-    with writing(temporary) as file:
+    new = temporary(path)
+    with writing(new) as file:
         file.write(text.encode())
-    temporary.rename(path)
+    new.rename(path)
     sync_folder(path.parent)
 
 
