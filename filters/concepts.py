@@ -43,13 +43,24 @@ def members_and_spread(work: Work, rows: Rows, concept: Column, distance: Column
 def centroids(work: Work, rows: Rows, features: Features, k: int, iterations: int, points_per_centroid: int) -> dict[str, Array]:
     """Draw, then train."""
     drawn = work.cut(rows, Cut(by=work.hashed(SAMPLE), quota=k * points_per_centroid, largest=False))
-    parts = list(work.scan(sampled, drawn, features, work.hashed(SAMPLE)))
-    hashes, points = (np.concatenate([part[name] for part in parts]) for name in ("hash", "rows"))
+    points = _in_hash_order(list(work.scan(sampled, drawn, features, work.hashed(SAMPLE))))
     if not len(points):
         what = f"none of {drawn.count():,} sampled rows of '{features.name}' is finite and not zero"
         raise BadInput(work.pool.location, what, "download the pool again, or name other features")
-    order = np.lexsort((hashes[:, 2], hashes[:, 1], hashes[:, 0]))
-    return {"centroids": kmeans.train(points[order], k, iterations, work.engine.workers, work.settings.device)}
+    return {"centroids": kmeans.train(points, k, iterations, work.engine.workers, work.settings.device)}
+
+
+def _in_hash_order(parts: list[dict[str, Array]]) -> Array:
+    """The drawn rows in the order of the draw; one copy of them, because they may be many."""
+    words = np.concatenate([part["hash"] for part in parts])
+    place = np.empty(len(words), np.int64)
+    place[np.lexsort((words[:, 2], words[:, 1], words[:, 0]))] = np.arange(len(words))
+    points = np.empty((len(words), *parts[0]["rows"].shape[1:]), parts[0]["rows"].dtype)
+    begin = 0
+    for part in parts:
+        points[place[begin : begin + len(part["rows"])]] = part["rows"]
+        begin += len(part["rows"])
+    return points
 
 
 def sampled(view: View, features: Features, by: Column) -> dict[str, Array]:

@@ -79,10 +79,14 @@ def _assign(points: Array, centroids: F32, threads: ThreadPoolExecutor, device: 
 def _assign_chunk(points: Array, centroids: Tensor) -> Assigned:
     import torch
 
-    rows, _ = unit(_tensor(points, centroids.device))
-    labels, products = nearest(rows, centroids)
-    sums = torch.zeros_like(centroids).index_add_(0, labels, rows)
-    return Assigned(labels.cpu().numpy(), products.cpu().numpy(), sums.cpu().numpy().astype(np.float64))
+    labels, products, sums = [], [], torch.zeros_like(centroids)
+    for start in range(0, len(points), BLOCK):
+        rows, _ = unit(_tensor(points[start : start + BLOCK], centroids.device))
+        label, product = nearest(rows, centroids)
+        sums.index_add_(0, label, rows)
+        labels.append(label)
+        products.append(product)
+    return Assigned(torch.cat(labels).cpu().numpy(), torch.cat(products).cpu().numpy(), sums.cpu().numpy().astype(np.float64))
 
 
 def _update(points: Array, found: Assigned, centroids: F32) -> F32:

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PIECE_BYTES = 4 << 20
-BLOCK_ROWS = 4 * BLOCK
-
 ReadInto = Callable[[int, memoryview], None]  # file offset within the member's rows, where to
 
 
@@ -40,22 +38,22 @@ class Block(NamedTuple):
 
 
 def raw_blocks(member: Member, wanted: Bool, verify: bool, pulse: Callable[[int], None]) -> Iterator[Raw]:
-    """The wanted rows as they lie, in order, BLOCK_ROWS at a time.
+    """The wanted rows as they lie, in order, BLOCK at a time.
 
     wanted  (rows,) bool
     verify  read everything and compare the CRC-32; raises BadInput when it differs
     pulse   called with the bytes of each read
     """
-    buffer = np.empty((BLOCK_ROWS, member.width), member.dtype)
-    at = np.empty(BLOCK_ROWS, np.int64)
+    buffer = np.empty((BLOCK, member.width), member.dtype)
+    at = np.empty(BLOCK, np.int64)
     filled = 0
     for start, piece in _pieces(member, wanted, verify, pulse):
         rows = np.flatnonzero(wanted[start : start + len(piece)])
         while len(rows):
-            take = rows[: BLOCK_ROWS - filled]
+            take = rows[: BLOCK - filled]
             buffer[filled : filled + len(take)], at[filled : filled + len(take)] = piece[take], take + start
             filled, rows = filled + len(take), rows[len(take) :]
-            if filled == BLOCK_ROWS:
+            if filled == BLOCK:
                 yield Raw(at.copy(), buffer)
                 filled = 0
     if filled:

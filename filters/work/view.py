@@ -68,7 +68,7 @@ class View:
         return self.values(self.uid_column)
 
     def raw(self, features: str) -> Iterator[Raw]:
-        """The rows in play that are finite and not zero, in the member's own type, BLOCK_ROWS at a time."""
+        """The rows in play that are finite and not zero, in the member's own type, BLOCK at a time."""
         return embeddings.valid_raw_blocks(self._stream(features))
 
     def blocks(self, features: str) -> Iterator[Block]:
