@@ -26,6 +26,7 @@ from filters.options import (
     RunOptions,
     flags_of,
     parser,
+    preset_values,
     read_config,
     with_underscores,
 )
@@ -99,11 +100,9 @@ class Command:
         return self._followed(layers)
 
     def _described(self) -> str:
-        lines = [self.description, "", "Presets of --pool (the source of each value in brackets):"]
-        for pool, preset in PRESETS.items():
-            known = {flag.canonical: flag.name for flag in self.flags().values()}
-            told = (f"{known[name]} {value} [{tag}]" for name, (value, tag) in preset.items() if name in known)
-            lines.append(f"  {pool}: {', '.join(told)}")
+        lines = [self.description, "", "Presets of --pool, each value with its source:"]
+        for flag in self.flags().values():
+            lines += [f"  --{flag.name} {value} [{tag}]: {', '.join(pools)}" for pools, value, tag in preset_values(flag.canonical)]
         return "\n".join(lines)
 
     def _exclusive(self, flags: dict[str, Flag]) -> tuple[tuple[str, ...], ...]:

@@ -60,7 +60,9 @@ class DensityPrune(Filter):
     fraction: float | None = option("final size, as a share of the pool [ours]", None, interval="(0, 1]")
     size: int | None = option("final size N, in samples, instead of a fraction", None, interval="[1, inf)")
     prefer: str = option(
-        "which samples of a concept stay: farthest, nearest, any [paper, code: hard]", "hard", choices=("hard", "easy", "random")
+        "which samples of a concept stay: hard, the farthest; easy, the nearest; or random [paper, code: hard]",
+        "hard",
+        choices=("hard", "easy", "random"),
     )
 
     def measure(self, work: Work, rows: Rows) -> Measured:

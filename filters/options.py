@@ -14,7 +14,7 @@ import types
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn, get_args, get_type_hints
+from typing import Any, NoReturn, get_args, get_type_hints
 
 from filters.pool.errors import BadInput, from_os
 
@@ -113,8 +113,9 @@ class Flag:
 
     @property
     def help(self) -> str:
-        """Its text, range and default, for --help and the README."""
-        told = [self.options["text"], self.options["interval"] and f"in {self.options['interval']}"]
+        """Its text, what it takes and its default, for --help and the README."""
+        words = self.options["choices"] and f"one of {', '.join(self.options['choices'])}"
+        told = [self.options["text"], words, self.options["interval"] and f"in {self.options['interval']}"]
         shown = self.options["unset"] if self.default is None else self.default
         if shown is not None and shown is not False:
             told.append(f"default {shown}")
@@ -178,6 +179,15 @@ PRESETS: dict[str, Preset] = {
 }
 
 
+def preset_values(canonical: str) -> list[tuple[list[str], Any, str]]:
+    """What the presets say of a flag: pools that agree, their value, its source."""
+    told: dict[tuple[Any, str], list[str]] = {}
+    for pool, preset in PRESETS.items():
+        if canonical in preset:
+            told.setdefault(preset[canonical], []).append(pool)
+    return [(pools, value, tag) for (value, tag), pools in told.items()]
+
+
 @dataclass(frozen=True)
 class Layers:
     """Settings of a command: a value and where it comes from, by flag."""
@@ -186,7 +196,6 @@ class Layers:
     values: dict[str, Any]
     sources: dict[str, str]
     exclusive: tuple[tuple[str, ...], ...]
-    ALTERNATIVES: ClassVar[str] = "alternatives"
 
     def over(self, given: dict[str, Any], source: dict[str, str]) -> Layers:
         """These settings with a layer on top: one that sets a flag unsets those that it excludes."""
@@ -218,6 +227,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 def parser(name: str, description: str, groups: Iterable[tuple[str, list[Flag]]]) -> OneLineParser:
     made = OneLineParser(prog=name, description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    made.formatter_class = argparse.RawDescriptionHelpFormatter
     for title, flags in groups:
         group = made.add_argument_group(title)
         for flag in flags:

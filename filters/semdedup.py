@@ -51,7 +51,7 @@ class SemDeDup(Filter):
     kmeans_iters: int = option("k-means iterations [ours; code: 100]", 20, interval="[1, inf)")
     features: str = option("npz member that tells what is alike [ours]", "l14_img")
     prefer: str = option(
-        "who comes first in a cluster: farthest from its centroid, nearest, best score [code: hard]",
+        "who comes first in a cluster: hard, the farthest from its centroid; easy, the nearest; or the best score [code: hard]",
         "hard",
         choices=("hard", "easy", "score"),
     )

@@ -24,7 +24,7 @@ from filters.maths import uids
 from filters.maths.arrays import Array
 from filters.options import Layers, option
 from filters.outcome import is_in
-from filters.pool.columns import NUMBERS, Rows, Stored, read_scores, read_table
+from filters.pool.columns import NUMBERS, Rows, Stored, read_table
 from filters.pool.subset import stamps
 from filters.work.view import View
 from filters.work.work import Work
@@ -40,7 +40,7 @@ class TopScore(Filter):
     name: ClassVar[str] = "topscore"
     alternatives: ClassVar[tuple[tuple[str, ...], ...]] = (("fraction", "size", "threshold"),)
 
-    score: str = option("l14, b32, another parquet column, or the path of a parquet with uid,score", "l14")
+    score: str = option("l14, b32, another parquet column, the path of a parquet with uid,score, or in a recipe none: no such stage", "l14")
     fraction: float | None = option("share of the stage's input to keep", None, interval="(0, 1]")
     size: int | None = option("samples to keep, instead of a fraction", None, interval="[1, inf)")
     threshold: float | None = option("smallest score to keep, instead of a fraction", None)
@@ -90,7 +90,7 @@ def scores_by_uid(work: Work, path: str, stamps: object) -> dict[str, Array]:
 
 
 def score_of_pool(view: View, column: str) -> dict[str, Array]:
-    return {"score": read_scores(view.shard, column, view.pulse)[view.at]}
+    return {"score": view.numbers(column)}
 
 
 def score_of_table(view: View, known: Saved, scores: Saved) -> dict[str, Array]:

@@ -13,7 +13,7 @@ from filters.maths import kmeans, pairs
 from filters.maths.arrays import F32, F64, I64
 from filters.maths.complexity import GRAIN, d_inter, d_intra, filled, share, spread
 from filters.maths.quota import floors, project, quota
-from tests.pools import blobs, unit
+from tests.pools import Array, blobs, unit
 
 complexities = st.lists(st.floats(0, 2), min_size=1, max_size=30).map(np.array)
 
@@ -133,7 +133,7 @@ def test_spread_is_the_same_in_any_order_and_any_parts(seed: int, n: int) -> Non
 @settings(max_examples=40)
 @given(st.integers(0, 2**32), st.integers(1, 300), st.sampled_from([np.float16, np.float32]))
 def test_earlier_max_is_that_of_the_full_matrix(seed: int, n: int, kind: type) -> None:
-    rows = blobs(np.random.default_rng(seed), n).astype(kind)
+    rows: Array = blobs(np.random.default_rng(seed), n).astype(kind)
     similarity, of = pairs.earlier_max(rows)
     exact = unit(rows.astype(np.float64))
     full = np.tril(exact @ exact.T, -1)

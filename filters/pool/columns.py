@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 TEXTS = ("string", "large_string")
-NUMBERS = ("float", "double", "halffloat")
+NUMBERS = ("float", "double", "halffloat", *(f"{sign}int{width}" for sign in ("", "u") for width in (8, 16, 32, 64)))
 
 
 class Column(Protocol):
@@ -187,13 +187,14 @@ def text_buffers(chunk: pa.Array) -> tuple[memoryview, I64]:
     return memoryview(data or b""), ends.astype(np.int64)
 
 
-def read_scores(shard: Shard, name: str, pulse: Callable[[int], None]) -> Array:
-    """(n,) in the column's own float type; NaN where it is null or not finite."""
+def read_numbers(shard: Shard, name: str, pulse: Callable[[int], None]) -> Array:
+    """(n,) in the column's own float type, whole numbers as float64; NaN where it is null or not finite."""
     column = parquet_column(shard, name, pulse)
-    kind = column.type.to_pandas_dtype()
+    kind = np.dtype(column.type.to_pandas_dtype())
+    kind = kind if kind.kind == "f" else np.dtype(np.float64)
     parts = [chunk.to_numpy(zero_copy_only=False).astype(kind, copy=False) for chunk in column.chunks]
-    scores = np.concatenate([np.empty(0, kind), *parts])
-    return np.where(np.isfinite(scores), scores, np.nan).astype(kind)
+    numbers = np.concatenate([np.empty(0, kind), *parts])
+    return np.where(np.isfinite(numbers), numbers, np.nan).astype(kind)
 
 
 def read_texts(shard: Shard, name: str, rows: I64, pulse: Callable[[int], None]) -> list[str | None]:

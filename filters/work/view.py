@@ -90,6 +90,10 @@ class View:
             mark.save({})
         self.streams -= 1
 
+    def numbers(self, column: str) -> Array:
+        """(m,) of a parquet column, in its own float type or float64, for the rows in play; NaN where it has none."""
+        return columns.read_numbers(self.shard, column, self.pulse)[self.at]
+
     def texts(self, column: str, at: I64) -> list[str | None]:
         """A text column's values at some rows of the shard."""
         return columns.read_texts(self.shard, column, at, self.pulse)

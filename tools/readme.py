@@ -1,0 +1,47 @@
+"""Write the option tables of README.md from the dataclasses that define the options.
+
+python -m tools.readme
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from filters import densprune
+from filters.options import PRESETS, Flag, preset_values
+
+README = Path(__file__).parents[1] / "README.md"
+MARK = re.compile(r"(<!-- options -->\n).*?(<!-- end of options -->\n)", re.DOTALL)
+
+
+def _line(flag: Flag) -> str:
+    return f"| `--{flag.name}` | {flag.help} |"
+
+
+def _values(flag: Flag) -> str:
+    told = [f"{', '.join(pools)}: {value} [{tag}]" for pools, value, tag in preset_values(flag.canonical)]
+    return "<br>".join(told)
+
+
+def options() -> str:
+    """A table a group of flags, and one of the presets."""
+    groups = densprune.COMMAND.groups()
+    tables = ["\n".join([f"**{title}**\n", "| flag | what |", "|---|---|", *map(_line, flags)]) for title, flags in groups]
+    flags = [flag for _, group in groups for flag in group if any(flag.canonical in preset for preset in PRESETS.values())]
+    presets = [
+        "**presets**\n",
+        "| flag | pools: value [source] |",
+        "|---|---|",
+        *(f"| `--{flag.name}` | {_values(flag)} |" for flag in flags),
+    ]
+    return "\n\n".join([*tables, "\n".join(presets)])
+
+
+def renewed(text: str) -> str:
+    """The README with its tables as they should be."""
+    return MARK.sub(lambda found: f"{found[1]}\n{options()}\n\n{found[2]}", text)
+
+
+if __name__ == "__main__":
+    README.write_text(renewed(README.read_text()))
