@@ -65,7 +65,9 @@ def test_the_same_bytes_under_another_kernel_of_openblas(told: dict[str, Any], t
 
 def peak(pool: Path, out: Path, *more: str) -> int:
     """Bytes that a run of its own process held at most."""
-    code = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    code = (
+        "import resource as r, subprocess, sys; subprocess.run(sys.argv[1:], check=True); print(r.getrusage(r.RUSAGE_CHILDREN).ru_maxrss)"
+    )
     done = subprocess.run([sys.executable, "-c", code, *arguments(pool, out, *more)], capture_output=True, text=True, check=True)
     return int(done.stdout) * 1024
 

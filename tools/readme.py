@@ -29,12 +29,8 @@ def options() -> str:
     groups = densprune.COMMAND.groups()
     tables = ["\n".join([f"**{title}**\n", "| flag | what |", "|---|---|", *map(_line, flags)]) for title, flags in groups]
     flags = [flag for _, group in groups for flag in group if any(flag.canonical in preset for preset in PRESETS.values())]
-    presets = [
-        "**presets**\n",
-        "| flag | pools: value [source] |",
-        "|---|---|",
-        *(f"| `--{flag.name}` | {_values(flag)} |" for flag in flags),
-    ]
+    rows = [f"| `--{flag.name}` | {_values(flag)} |" for flag in flags]
+    presets = ["**presets**\n", "| flag | pools: value [source] |", "|---|---|", *rows]
     return "\n\n".join([*tables, "\n".join(presets)])
 
 
