@@ -10,10 +10,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filters import summary
 from filters.filter import Recipe
@@ -31,11 +31,12 @@ from filters.options import (
     with_underscores,
 )
 from filters.outcome import Verdict
-from filters.pool.errors import BadInput
+from filters.pool.errors import BadInput, from_os
 from filters.work.engine import WorkerDied
-from filters.work.work import Silent, Work
+from filters.work.work import Progress, Silent, Work
 
 DEMO = Path("demo_pool")
+T = TypeVar("T")
 
 
 class Terminated(BaseException):
@@ -137,7 +138,7 @@ class Command:
         recipe, options = self.recipe(layers), layers.part(RunOptions)
         progress = Silent() if call.quiet else Console(self.name)
         save_path = Path(places.save_path or f"{self.name}_{places.pool}.npy")
-        place = metadata_of(places, progress.say)
+        place = metadata_of(places, progress)
         work_dir = Path(places.work_dir) if places.work_dir else None
         config = self._config(layers)
         told: list[str] = []
@@ -163,17 +164,12 @@ class Command:
         return {name: value for name, value in layers.values.items() if name not in left_out}
 
 
-def metadata_of(places: Places, say: Callable[[str], None]) -> Path:
+def metadata_of(places: Places, progress: Progress) -> Path:
     """Where the pool lies; makes the demo's."""
     if places.metadata_dir:
         return Path(places.metadata_dir)
     if places.pool == "demo":
-        from filters.pool import demo
-
-        if not DEMO.exists():
-            say(f"drawing the demo pool in {DEMO}")
-        demo.make(DEMO)
-        return DEMO / "metadata"
+        return demo_pool(progress)
     if not places.pool:
         raise BadInput("command line", "neither --pool nor --metadata_dir is given", "give one; --pool demo needs no data")
     root = os.environ.get("DATACOMP_DIR")
@@ -182,6 +178,28 @@ def metadata_of(places: Places, say: Callable[[str], None]) -> Path:
         do = f"download mlfoundations/datacomp_{places.pool} (DataComp's download_upstream.py --download_npz), then give --metadata_dir"
         raise BadInput("--pool", what, do)
     return Path(root) / places.pool / "metadata"
+
+
+def demo_pool(progress: Progress) -> Path:
+    """Draw it, unless it is there."""
+    from filters.pool import demo
+
+    def watch(world: Iterable[T]) -> Iterator[T]:
+        drawn = list(world)
+        progress.say(f"drawing the demo pool of {len(drawn):,} pictures in {DEMO}")
+        progress.begin("drawing", len(drawn))
+        for one in drawn:
+            yield one
+            progress.advance(1)
+        progress.end()
+
+    try:
+        demo.make(DEMO, watch=watch)
+    except ValueError as error:
+        raise BadInput(DEMO, str(error), "move it away") from None
+    except OSError as error:
+        raise from_os(DEMO, error) from None
+    return DEMO / "metadata"
 
 
 def with_sigterm_raised() -> None:

@@ -105,7 +105,7 @@ class DensityPrune(Filter):
 
     def _final_size(self, work: Work, rows: Rows) -> int:
         """N; raises BadInput when it is nothing, or more than the earlier stages left."""
-        n = self.size if self.size is not None else int(work.samples * (0.15 if self.fraction is None else self.fraction))
+        n = self.size if self.size is not None else int(work.samples * (self.fraction or 0))
         if not 0 < n <= rows.count():
             asked = f"{n:,} samples asked for, {rows.count():,} left ({work.left()})"
             raise BadInput("final size", asked, "give a --fraction or --size that fits, or keep more in the stages before")

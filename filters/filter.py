@@ -147,7 +147,7 @@ class Filter(Recipe):
     """One stage. A subclass is a frozen dataclass whose fields are its options."""
 
     name: ClassVar[str]  # of the stage: status of what it drops
-    alternatives: ClassVar[tuple[tuple[str, ...], ...]] = ()  # fields of which one may be given
+    alternatives: ClassVar[tuple[tuple[str, ...], ...]] = ()  # groups of fields of which exactly one is given
 
     def __post_init__(self) -> None:
         check_fields(self)

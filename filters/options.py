@@ -53,14 +53,14 @@ def _inside(value: float, interval: str) -> bool:
 
 
 def check_fields(instance: Any) -> None:
-    """Raise ValueError for a field whose value its option does not take, or for two fields that exclude each other."""
+    """Raise ValueError for a value that its option does not take, or unless one is given of each group of alternatives."""
     for one in dataclasses.fields(instance):
         if "text" in one.metadata:
             check(one.name, getattr(instance, one.name), one.metadata)
     for group in getattr(instance, "alternatives", ()):
         given = [name for name in group if getattr(instance, name) is not None]
-        if len(given) > 1:
-            raise ValueError(f"{type(instance).__name__} takes one of {', '.join(group)}, got {' and '.join(given)}")
+        if len(given) != 1:
+            raise ValueError(f"{type(instance).__name__} takes one of {', '.join(group)}, got {' and '.join(given) or 'none'}")
 
 
 @dataclass(frozen=True)

@@ -268,6 +268,7 @@ def manifest(
 ) -> dict[str, Any]:
     """What was run, on what, with what result. `made`: every subset file that this folder has made."""
     return {
+        "preset": config.get("pool"),
         "config": config,
         "recipe": recipe,
         "seed": work.settings.seed,

@@ -82,7 +82,7 @@ class SemDeDup(Filter):
         by = seen.columns["dedup_similarity"]
         if self.eps is not None:
             return Cut(by=by, threshold=1 - self.eps, largest=False)
-        return Cut(by=by, quota=int(rows.count() * (1.0 if self.fraction is None else self.fraction)), largest=False)
+        return Cut(by=by, quota=int(rows.count() * (self.fraction or 0)), largest=False)
 
 
 def cheapest(n: int) -> int:

@@ -25,6 +25,7 @@ from filters.maths.arrays import Array
 from filters.options import Layers, option
 from filters.outcome import is_in
 from filters.pool.columns import NUMBERS, Rows, Stored, read_table
+from filters.pool.errors import BadInput
 from filters.pool.subset import stamps
 from filters.work.view import View
 from filters.work.work import Work
@@ -58,11 +59,18 @@ class TopScore(Filter):
         by = seen.columns["score"]
         if self.threshold is not None:
             return Cut(by=by, threshold=self.threshold)
-        quota = self.size if self.size is not None else int(rows.count() * (1.0 if self.fraction is None else self.fraction))
+        quota = self._quota(work, rows)
         if self.ties == "all" and self.size is None:
             # DataComp's threshold is the score at position int(n * f), counted from 0: it stays too.
             quota += 1
         return Cut(by=by, quota=quota, all_ties=self.ties == "all")
+
+    def _quota(self, work: Work, rows: Rows) -> int:
+        if self.size is None:
+            return int(rows.count() * (self.fraction or 0))
+        if self.size > rows.count():
+            raise BadInput("size", f"{self.size:,} samples asked for, {rows.count():,} left ({work.left()})", "ask for fewer")
+        return self.size
 
 
 def score_column(work: Work, rows: Rows, score: str) -> Stored:

@@ -268,7 +268,7 @@ def test_a_making_that_fails_leaves_no_folder_and_the_next_one_works(tmp_path: P
 
 @pytest.mark.parametrize("other", [{"samples": 21}, {"shards": 3}, {"seed": 4}])
 def test_other_settings_on_a_finished_pool_are_refused(tmp_path: Path, other: dict[str, int]) -> None:
-    settings = {"samples": 20, "shards": 2, "seed": 3}
+    settings: dict[str, Any] = {"samples": 20, "shards": 2, "seed": 3}
     make(tmp_path / "pool", **settings)
     with pytest.raises(ValueError, match="another folder"):
         make(tmp_path / "pool", **(settings | other))

@@ -12,7 +12,7 @@ import io
 import json
 import shutil
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,8 +61,11 @@ class Sample(NamedTuple):
     edit: str  # of EDITS; "" when it is no copy
 
 
-def make(folder: Path, samples: int = 20_000, shards: int = 4, seed: int = 1234) -> None:
-    """Write the pool, or find it there, finished.
+Watch = Callable[[Iterable[Sample]], Iterable[Sample]]
+
+
+def make(folder: Path, samples: int = 20_000, shards: int = 4, seed: int = 1234, watch: Watch = iter) -> None:
+    """Write the pool, or find it there, finished. `watch` is given the samples to draw and yields them: to show how far it is.
 
     Built in `folder`.part and renamed, so that what bears the name is whole; a leftover .part is thrown away.
     raises   ValueError when the folder holds anything else, or a pool of other settings
@@ -75,7 +78,7 @@ def make(folder: Path, samples: int = 20_000, shards: int = 4, seed: int = 1234)
     (part / "metadata").mkdir(parents=True)
     (part / "shards").mkdir()
     with threadpool_limits(1):  # products too small for two threads: they only wait for each other
-        _write(part, samples, shards, seed)
+        _write(part, samples, shards, seed, watch)
     (part / "demo.json").write_text(json.dumps(settings) + "\n")
     part.rename(folder)
 
@@ -151,7 +154,7 @@ def _caption(kind: int, look: Look, rng: np.random.Generator) -> tuple[str, str]
 # The pictures.
 
 
-def _pictures(world: Sequence[Sample], seed: int) -> list[bytes]:
+def _pictures(world: Iterable[Sample], seed: int) -> list[bytes]:
     """A JPEG a sample, of at most 1,024 bytes."""
     jpegs: list[bytes] = []
     for place, sample in enumerate(world):
@@ -213,9 +216,9 @@ def _faces(world: Sequence[Sample], place: int, seed: int) -> list[list[float]]:
 # The files.
 
 
-def _write(part: Path, samples: int, shards: int, seed: int) -> None:
+def _write(part: Path, samples: int, shards: int, seed: int, watch: Watch) -> None:
     world = plan(samples, seed)
-    jpegs = _pictures(world, seed)
+    jpegs = _pictures(watch(world), seed)
     arrays = _arrays(jpegs, [sample.caption for sample in world])
     columns = _columns(world, jpegs, arrays, seed)
     rng = np.random.default_rng([seed, SHARDS])

@@ -128,7 +128,8 @@ class Pool:
 def _keys(folder: Path) -> Iterator[str]:
     """Keys of whole pairs, ascending; a lone npz, or a parquet without npz among pairs, raises BadInput."""
     try:
-        names = {entry.name for entry in os.scandir(folder) if entry.is_file()}
+        with os.scandir(folder) as entries:
+            names = {entry.name for entry in entries if entry.is_file()}
     except OSError as error:
         raise from_os(folder, error) from None
     tables, arrays = ({name.removesuffix(end) for name in names if name.endswith(end) and name != end} for end in (".parquet", ".npz"))
