@@ -26,6 +26,8 @@ def unit(raw: Tensor) -> tuple[Tensor, Tensor]:
 
     # float32 holds any square of a float16; the wider types need float64 for it.
     wide = raw.to(torch.float32 if raw.dtype == torch.float16 else torch.float64)
+    if raw.dtype == torch.float64:
+        wide = wide / wide.abs().amax(dim=1, keepdim=True)  # their squares may overflow; a row of zeros becomes NaN
     lengths = torch.linalg.vector_norm(wide, dim=1)
     valid = torch.isfinite(lengths) & (lengths > 0)
     return (wide / lengths[:, None]).to(torch.float32), valid
