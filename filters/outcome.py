@@ -200,15 +200,15 @@ def check_same_pool(folder: WorkDir, pool: Pool, say: Any) -> dict[str, Any]:
     What an earlier version of the program measured, or of shards that have changed, is dropped, and said.
     """
     before = folder.read_manifest()
-    now, then = describe_pool(pool), before.get("pool", {})
-    if then:
+    now, then = describe_pool(pool), before.get("pool")
+    if isinstance(then, dict) and isinstance(then.get("shards"), dict) and isinstance(then.get("location"), str):
         if then["shards"].keys() != now["shards"].keys() or not (_shared(then, now) or then["location"] == now["location"]):
             raise BadInput(folder.folder, f"belongs to the pool {then['location']}, not to {now['location']}", "name another --work_dir")
         changed = [key for key, fingerprint in now["shards"].items() if then["shards"][key] != fingerprint]
         if changed:
             say(f"{len(changed)} of {len(now['shards'])} shards changed since the last run here, {changed[0]} among them: measured again")
             folder.forget()
-        elif before.get("versions", {}).get("source") != source_key():
+        elif _measuring(before.get("versions")) != _measuring(versions()):
             say("another version of the program ran here before: measured again")
             folder.forget()
     return before
@@ -219,6 +219,11 @@ def begin_manifest(folder: WorkDir, pool: Pool, before: dict[str, Any]) -> None:
     now = {"pool": describe_pool(pool), "versions": versions(), "made": before.get("made", [])}
     if {name: before.get(name) for name in now} != now:
         folder.write_manifest(now)
+
+
+def _measuring(told: Any) -> list[Any]:
+    """The versions on which measured numbers depend."""
+    return [told.get(name) for name in ("source", "numpy", "torch")] if isinstance(told, dict) else []
 
 
 def _shared(then: dict[str, Any], now: dict[str, Any]) -> bool:

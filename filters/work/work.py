@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from filters.maths.arrays import Array, Bool
-from filters.pool.columns import Column, Hashed, Rows, Stored, missing, read_uids
+from filters.pool.columns import TEXTS, Column, Hashed, Rows, Stored, missing, read_uids
 from filters.pool.errors import BadInput
 from filters.pool.pool import Features, Pool, Shard
 from filters.work import regroup
@@ -92,6 +92,7 @@ class Work:
         self._label = ""
         self._invalid = self.none()
         self._uids: Stored | None = None
+        self.pool.check_column("uid", TEXTS)
         self._uids = self.column(parse_uids, self.everything())["uid"]
 
     # -- rows

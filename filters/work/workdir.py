@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
@@ -29,8 +30,8 @@ TEMPORARY = ".tmp-"
 
 
 def temporary(path: Path) -> Path:
-    """Where a file is written before it is renamed. A worker whose run was killed may still write: it gets a name of its own."""
-    return path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    """Where this thread writes a file before it is renamed. One left over from a run that was stopped may still write its own."""
+    return path.with_name(f"{TEMPORARY}{os.getpid()}-{threading.get_ident()}-{path.name}")
 
 
 def key_of(*parts: Any) -> str:
@@ -171,7 +172,7 @@ class WorkDir:
             raise from_os(folder, error) from None
         self._hold()
         for left in self.folder.rglob(f"{TEMPORARY}*"):
-            left.unlink()
+            left.unlink(missing_ok=True)
 
     def _hold(self) -> None:
         """The system lets go of the lock when its holder ends, however it ends."""
