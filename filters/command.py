@@ -96,8 +96,8 @@ class Command:
         if pool is None and "metadata_dir" in given:
             pool = "medium"
         layers = layers.over(*self._preset(pool, flags))
-        layers = layers.over(config, dict.fromkeys(config, f"config {given.get('config')}"))
-        layers = layers.over(given, dict.fromkeys(given, "flag"))
+        layers = layers.over(config, dict.fromkeys(config, f"{given.get('config')}"))
+        layers = layers.over(given, dict.fromkeys(given, "command line"))
         return self._followed(layers)
 
     def _described(self) -> str:
@@ -118,8 +118,6 @@ class Command:
     def _preset(self, pool: str | None, flags: dict[str, Flag]) -> tuple[dict[str, Any], dict[str, str]]:
         if pool is None:
             return {}, {}
-        if pool not in PRESETS:
-            raise BadInput("--pool", f"{pool!r} is no pool", f"one of {', '.join(PRESETS)}")
         chosen = {flag.name: PRESETS[pool][flag.canonical] for flag in flags.values() if flag.canonical in PRESETS[pool]}
         values = {name: value for name, (value, _) in chosen.items()} | {"pool": pool}
         return values, {name: f"preset {pool} [{tag}]" for name, (_, tag) in chosen.items()} | {"pool": "default"}
@@ -135,6 +133,8 @@ class Command:
             print(json.dumps({"config": layers.values, "from": layers.sources}, indent=2))
             return
         places: Places = layers.part(Places)
+        if not places.pool:
+            raise BadInput("command line", "neither --pool nor --metadata_dir is given", "give one; --pool demo needs no data")
         recipe, options = self.recipe(layers), layers.part(RunOptions)
         progress = Silent() if call.quiet else Console(self.name)
         save_path = Path(places.save_path or f"{self.name}_{places.pool}.npy")
@@ -144,7 +144,10 @@ class Command:
         told: list[str] = []
 
         def look(work: Work, verdict: Verdict) -> None:
-            told.append(summary.concepts(work, verdict))
+            try:
+                told.append(summary.concepts(work, verdict))
+            except BadInput as error:  # the table is for the eye: it costs no run
+                progress.say(f"no table of concepts: {error}")
 
         outcome = recipe.run(
             place,
@@ -170,14 +173,12 @@ def metadata_of(places: Places, progress: Progress) -> Path:
         return Path(places.metadata_dir)
     if places.pool == "demo":
         return demo_pool(progress)
-    if not places.pool:
-        raise BadInput("command line", "neither --pool nor --metadata_dir is given", "give one; --pool demo needs no data")
     root = os.environ.get("DATACOMP_DIR")
     if not root:
         what = f"DATACOMP_DIR is not set, so the place of pool {places.pool} is not known"
         do = f"download mlfoundations/datacomp_{places.pool} (DataComp's download_upstream.py --download_npz), then give --metadata_dir"
         raise BadInput("--pool", what, do)
-    return Path(root) / places.pool / "metadata"
+    return Path(root) / str(places.pool) / "metadata"
 
 
 def demo_pool(progress: Progress) -> Path:

@@ -17,15 +17,15 @@ from filters.work.workdir import Saved
 SAMPLE = 2  # purpose of the hash that draws the rows k-means sees
 
 
-def train(work: Work, rows: Rows, features: Features, k: int, iterations: int, points_per_centroid: int) -> Saved:
+def train(work: Work, rows: Rows, features: Features, k: int, iterations: int, points_per_centroid: int, flag: str) -> Saved:
     """Centroids of the rows: (k, d) float32, unit rows.
 
     k-means sees at most k * points_per_centroid rows, drawn by the smallest hash(uid, seed), in that order. METHOD 2.2 [code].
+    An error names `flag`.
     """
     if k > rows.count():
-        raise BadInput(
-            "--concepts", f"{k:,} clusters asked for, {rows.count():,} samples reach this stage ({work.left()})", "ask for fewer"
-        )
+        what = f"{k:,} clusters asked for, {rows.count():,} samples reach this stage ({work.left()})"
+        raise BadInput(work.label, what, f"ask for fewer by {flag}")
     return work.once(centroids, rows, features, k, iterations, points_per_centroid)["centroids"]
 
 
@@ -42,7 +42,7 @@ def members_and_spread(work: Work, rows: Rows, concept: Column, distance: Column
 
 def centroids(work: Work, rows: Rows, features: Features, k: int, iterations: int, points_per_centroid: int) -> dict[str, Array]:
     """Draw, then train."""
-    drawn = work.cut(rows, Cut(by=work.hashed(SAMPLE), quota=k * points_per_centroid, largest=False))
+    drawn = work.cut(rows, Cut(by=work.hashed(SAMPLE), quota=min(k * points_per_centroid, rows.count()), largest=False))
     points = _in_hash_order(list(work.scan(sampled, drawn, features, work.hashed(SAMPLE))))
     if not len(points):
         what = f"none of {drawn.count():,} sampled rows of '{features.name}' is finite and not zero"

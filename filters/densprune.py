@@ -67,7 +67,7 @@ class DensityPrune(Filter):
 
     def measure(self, work: Work, rows: Rows) -> Measured:
         features = work.pool.features(self.features)  # 2.1
-        centroids = train(work, rows, features, self.concepts, self.kmeans_iters, self.kmeans_points_per_centroid)
+        centroids = train(work, rows, features, self.concepts, self.kmeans_iters, self.kmeans_points_per_centroid, "--concepts")
         near = assign(work, rows, features, centroids)  # 2.2, 2.3
         return Measured(columns={"concept": near["concept"], "distance": near["distance"]}, arrays={"centroids": centroids})
 

@@ -26,6 +26,7 @@ from filters.outcome import Outcome, Verdict
 from filters.pool import subset
 from filters.pool.columns import Column, Rows
 from filters.pool.errors import BadInput, from_os
+from filters.pool.files import sha256
 from filters.pool.pool import Pool
 from filters.work.cutting import Cut
 from filters.work.engine import Engine, one_thread_each
@@ -104,6 +105,7 @@ class Recipe(ABC):
         check_target(save_path)
         if not isinstance(pool, Pool):
             pool = Pool.open(pool, options.features_dir)
+        _check_apart(folder, pool)
         with contextlib.ExitStack() as stack:
             held = WorkDir(folder)
             stack.callback(held.close)
@@ -235,18 +237,25 @@ def check_target(path: Path) -> None:
     """Raise BadInput when no subset file can be written there: before the work, not after it."""
     if path.suffix != ".npy":
         raise BadInput(path, "does not end in .npy", "name the subset file OUT.npy")
-    if path.is_dir():
-        raise BadInput(path, "is a folder", "name a file")
-    probe = path.with_name(f".{path.name}.probe")
     try:
+        if path.is_dir():
+            raise BadInput(path, "is a folder", "name a file")
+        probe = path.with_name(f".{path.name}.tmp")
         probe.touch()
         probe.unlink()
     except OSError as error:
         raise from_os(path, error) from None
 
 
+def _check_apart(folder: Path, pool: Pool) -> None:
+    """Raise BadInput when what the run leaves would lie among the pool's own files."""
+    place = pool.location.resolve()
+    if folder.resolve() == place or (folder.resolve() == place.parent and place.name in ("samples", "stages")):
+        raise BadInput(folder, f"is the place of the pool {pool.location}", "name another --work_dir")
+
+
 def _check_replaceable(path: Path, before: dict[str, Any], overwrite: bool) -> None:
-    if path.exists() and not overwrite and subset.sha256(path) not in before.get("made", []):
+    if path.exists() and not overwrite and sha256(path) not in before.get("made", []):
         raise BadInput(path, "exists, and this work folder did not make it", "give --overwrite, or another --save_path")
 
 

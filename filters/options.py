@@ -16,7 +16,7 @@ from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_type_hints
 
-from filters.pool.errors import BadInput, from_os
+from filters.pool.errors import BadInput, from_os, shortened
 
 
 def option(
@@ -40,7 +40,7 @@ def option(
 def check(name: str, value: Any, options: Any) -> None:
     """Raise ValueError when the value is not one that the option takes."""
     interval, choices = options["interval"], options["choices"]
-    if choices is not None and value not in choices:
+    if choices is not None and value is not None and value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
     if interval is not None and value is not None and not _inside(value, interval):
         raise ValueError(f"{name} must lie in {interval}, got {value!r}")
@@ -67,8 +67,10 @@ def check_fields(instance: Any) -> None:
 class Places:
     """Where things are; never taken from a config file."""
 
-    pool: str = option(
-        "whose preset, and whose place when no --metadata_dir is given: $DATACOMP_DIR/NAME/metadata; demo makes its own", None
+    pool: str | None = option(
+        "whose preset, and whose place when no --metadata_dir is given: $DATACOMP_DIR/NAME/metadata; demo makes its own",
+        None,
+        choices=("demo", "small", "medium", "large", "xlarge"),
     )
     metadata_dir: str | None = option("folder of the pool's {key}.parquet and {key}.npz", None)
     save_path: str | None = option("uid subset file to write [default: COMMAND_POOL.npy]", None)
@@ -85,7 +87,7 @@ class RunOptions:
     device: str = option("where products are computed", "auto", choices=("auto", "cpu", "cuda"))
     engine: str = option("what runs the tasks", "threads", choices=("threads", "processes"))
     num_workers: int | None = option("tasks at a time [default: the cores]", None, interval="[1, inf)", unset="cores")
-    memory_gb: float = option("GB that sorted rows may take in memory", 4.0, interval="(0, inf)")
+    memory_gb: float = option("GB that sorted rows may take in memory", 4.0, interval="(0, 1000000]")
     allow_invalid: bool = option("go on when more than 1 % of the pool is invalid", False)
 
 
@@ -108,6 +110,7 @@ class Flag:
     prefix: str
     attribute: str
     kind: type
+    nullable: bool
     default: Any
     options: Any  # text, interval, choices, unset
 
@@ -131,18 +134,23 @@ class Flag:
         return value
 
     def _typed(self, given: Any) -> Any:
-        if given is None or (given == self.options["unset"] and given is not None):
+        if self.nullable and (given is None or given == self.options["unset"]):
             return None
-        if self.kind is bool or isinstance(given, bool):
-            if self.kind is bool and isinstance(given, bool):
-                return given
-            raise TypeError(f"{self.name} must be {self.kind.__name__}, got {given!r}")
-        if self.kind is int and isinstance(given, float):
-            raise TypeError(f"{self.name} must be a whole number, got {given!r}")
+        takes, called = _TAKES[self.kind]
+        if type(given) not in takes or given == "":
+            raise TypeError(f"{self.name} must be {called}, got {shortened(given)}")
         try:
             return self.kind(given)
-        except ValueError:
-            raise ValueError(f"{self.name} must be {'a whole number' if self.kind is int else 'a number'}, got {given!r}") from None
+        except (ValueError, OverflowError):
+            raise ValueError(f"{self.name} must be {called}, got {shortened(given)}") from None
+
+
+_TAKES: dict[type, tuple[tuple[type, ...], str]] = {
+    bool: ((bool,), "true or false"),
+    int: ((int, str), "a whole number"),
+    float: ((float, int, str), "a number"),
+    str: ((str,), "a text that is not empty"),
+}
 
 
 def flags_of(owner: type, prefix: str = "", bare: bool = False) -> list[Flag]:
@@ -152,7 +160,8 @@ def flags_of(owner: type, prefix: str = "", bare: bool = False) -> list[Flag]:
     for one in dataclasses.fields(owner):
         canonical = one.name if not prefix or one.name == prefix else f"{prefix}_{one.name}"
         kind = next((arg for arg in get_args(hints[one.name]) if arg is not types.NoneType), hints[one.name])
-        found.append(Flag(one.name if bare else canonical, canonical, prefix, one.name, kind, one.default, one.metadata))
+        nullable = types.NoneType in get_args(hints[one.name])
+        found.append(Flag(one.name if bare else canonical, canonical, prefix, one.name, kind, nullable, one.default, one.metadata))
     return found
 
 
@@ -203,7 +212,7 @@ class Layers:
         for group in self.exclusive:
             chosen = [name for name in group if given.get(name) not in (None, False)]
             if len(chosen) > 1:
-                raise BadInput(f"--{chosen[0]}", f"given together with --{chosen[1]}", "give one of them")
+                raise BadInput(source[chosen[0]], f"--{chosen[0]} is given together with --{chosen[1]}", "give one of them")
             for name in group if chosen else ():
                 values[name], sources[name] = (False if self.flags[name].kind is bool else None), f"unset by --{chosen[0]}"
         return dataclasses.replace(self, values=values | given, sources=sources | {name: source[name] for name in given})
@@ -254,7 +263,7 @@ def read_config(path: str, flags: dict[str, Flag]) -> dict[str, Any]:
         told = json.loads(Path(path).read_text())
     except OSError as error:
         raise from_os(path, error) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(path, f"is no JSON ({error})", "name a manifest.json, or a file of flag names and values") from None
     if isinstance(told, dict) and isinstance(told.get("config"), dict):
         told = told["config"]

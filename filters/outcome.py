@@ -19,10 +19,11 @@ from filters.maths.arrays import U64, Array, Bool
 from filters.pool import subset
 from filters.pool.columns import Column, Rows
 from filters.pool.errors import BadInput, from_os
+from filters.pool.files import replacing, write_npy
 from filters.pool.pool import Pool
 from filters.work.view import Bits, View
 from filters.work.work import Stage, Work
-from filters.work.workdir import Saved, WorkDir, source_key, temporary, writing
+from filters.work.workdir import Saved, WorkDir, source_key
 
 SEEN_BEFORE = 1  # purpose of the hash that brings equal uids together
 BUCKETS = 4096
@@ -64,6 +65,10 @@ def population(work: Work, within: str | None) -> Verdict:
     inside = everything if within is None else _inside(work, everything, within)
     seen = work.regroup(seen_before, inside, work.hashed(SEEN_BEFORE, BUCKETS), BUCKETS)["seen"]
     repeated = work.select(_true, inside, seen)
+    if not inside.count():
+        where = work.pool.location if within is None else within
+        found = "the pool holds 0 samples" if within is None else f"names none of the pool's {work.pool.rows:,} samples"
+        raise BadInput(where, found, "check that it is the right one")
     return Verdict(inside - repeated, [("outside", everything - inside), ("repeated", repeated)])
 
 
@@ -125,7 +130,6 @@ def write_samples(work: Work, verdict: Verdict) -> None:
     masks = (rows for _, rows in verdict.dropped)
     for _ in work.each(_write_shard, work.everything(), folder, verdict.columns, names, *masks):
         pass
-    subset.sync_folder(folder)
 
 
 def _write_shard(view: View, folder: Path, columns: dict[str, Column], names: tuple[str, ...], *dropped: Bits) -> None:
@@ -162,10 +166,8 @@ def write_parquet(path: Path, table: Any) -> None:
     """A table with page checksums, by rename."""
     import pyarrow.parquet as pq
 
-    new = temporary(path)
-    with writing(new) as file:
+    with replacing(path) as file:
         pq.write_table(table, file, write_page_checksum=True)
-    new.rename(path)
 
 
 def write_tables(work: Work, verdict: Verdict) -> None:
@@ -173,13 +175,10 @@ def write_tables(work: Work, verdict: Verdict) -> None:
     import pyarrow as pa
 
     for name, saved in verdict.arrays.items():
-        path = work.dir.folder / f"{name}.npy"
-        with writing(temporary(path)) as file:
-            np.save(file, saved.load())
-        temporary(path).rename(path)
+        with replacing(work.dir.folder / f"{name}.npy") as file:
+            write_npy(file, saved.load())
     for name, columns in verdict.tables.items():
         write_parquet(work.dir.folder / f"{name}.parquet", pa.table({column: arrow_array(values) for column, values in columns.items()}))
-    subset.sync_folder(work.dir.folder)
 
 
 # -- the manifest
@@ -200,10 +199,10 @@ def check_same_pool(folder: WorkDir, pool: Pool, say: Any) -> dict[str, Any]:
     What an earlier version of the program measured, or of shards that have changed, is dropped, and said.
     """
     before = folder.read_manifest()
-    now, then = describe_pool(pool), before.get("pool")
-    if isinstance(then, dict) and isinstance(then.get("shards"), dict) and isinstance(then.get("location"), str):
-        if then["shards"].keys() != now["shards"].keys() or not (_shared(then, now) or then["location"] == now["location"]):
-            raise BadInput(folder.folder, f"belongs to the pool {then['location']}, not to {now['location']}", "name another --work_dir")
+    if before:
+        then, now = before["pool"], describe_pool(pool)
+        _check_same_shards(folder.folder, then, now)
+        _check_kin(folder.folder, then, pool)
         changed = [key for key, fingerprint in now["shards"].items() if then["shards"][key] != fingerprint]
         if changed:
             say(f"{len(changed)} of {len(now['shards'])} shards changed since the last run here, {changed[0]} among them: measured again")
@@ -212,6 +211,22 @@ def check_same_pool(folder: WorkDir, pool: Pool, say: Any) -> dict[str, Any]:
             say("another version of the program ran here before: measured again")
             folder.forget()
     return before
+
+
+def _check_same_shards(folder: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
+    added, gone = now["shards"].keys() - then["shards"].keys(), then["shards"].keys() - now["shards"].keys()
+    if added or gone:
+        told = f"{len(added)} shards came ({min(added)})" if added else f"{len(gone)} shards went ({min(gone)})"
+        what = f"belongs to the pool {then['location']} of {len(then['shards'])} shards; in {now['location']} {told}"
+        raise BadInput(folder, what, "name another --work_dir")
+
+
+def _check_kin(folder: Path, then: dict[str, Any], pool: Pool) -> None:
+    """A pool of the same keys is another one when it lies elsewhere and no shard that has rows is the same."""
+    location = str(pool.location.resolve())
+    if then["location"] == location or any(shard.rows and then["shards"][shard.key] == shard.fingerprint for shard in pool.shards):
+        return
+    raise BadInput(folder, f"belongs to the pool {then['location']}, not to {location}", "name another --work_dir")
 
 
 def begin_manifest(folder: WorkDir, pool: Pool, before: dict[str, Any]) -> None:
@@ -224,10 +239,6 @@ def begin_manifest(folder: WorkDir, pool: Pool, before: dict[str, Any]) -> None:
 def _measuring(told: Any) -> list[Any]:
     """The versions on which measured numbers depend."""
     return [told.get(name) for name in ("source", "numpy", "torch")] if isinstance(told, dict) else []
-
-
-def _shared(then: dict[str, Any], now: dict[str, Any]) -> bool:
-    return any(then["shards"][key] == fingerprint for key, fingerprint in now["shards"].items())
 
 
 def versions() -> dict[str, str]:

@@ -64,7 +64,7 @@ class SemDeDup(Filter):
             carry["score"] = score_column(work, rows, self.score)
             rows = work.present(rows, carry["score"])
         k = self.clusters or cheapest(rows.count())
-        centroids = train(work, rows, features, k, self.kmeans_iters, POINTS_PER_CENTROID)
+        centroids = train(work, rows, features, k, self.kmeans_iters, POINTS_PER_CENTROID, "--dedup_clusters (alone --clusters)")
         near = assign(work, rows, features, centroids)
         carry["distance"] = near["distance"]
         alike = work.regroup(compare, rows, near["concept"], k, self.prefer, carry=carry, features=features)

@@ -9,7 +9,8 @@ import numpy as np
 
 from filters.maths.arrays import I64, Array
 from filters.outcome import Outcome, Verdict
-from filters.pool.columns import Column, Rows
+from filters.pool.columns import TEXTS, Column, Rows
+from filters.pool.errors import printable
 from filters.work.view import View
 from filters.work.work import Work
 
@@ -88,7 +89,7 @@ def _nearest_of_all(parts: list[dict[str, Array]]) -> dict[str, Array]:
 
 def captions_of(view: View, concept: Column) -> dict[str, Array]:
     """The captions of the rows in play, cut short."""
-    if not len(view.at) or "text" not in view.shard.columns:
+    if not len(view.at) or view.shard.columns.get("text") not in TEXTS:
         return {"concept": np.empty(0, np.int32), "text": np.empty(0, "U200")}
     texts = [" ".join((text or "").split()) for text in view.texts("text", view.at)]
     return {"concept": view.values(concept), "text": np.array(texts, "U200")}
@@ -100,5 +101,5 @@ def most_typical(captions: list[str]) -> str:
     uses = Counter(word for each in words for word in each)
     scores = [sum(uses[word] - 1 for word in each) / (1 + len(each)) for each in words]
     best = captions[int(np.argmax(scores))] if captions else ""
-    shown = "".join(letter for letter in best if letter.isprintable())
+    shown = printable(best)
     return shown if len(shown) <= WIDTH else shown[: WIDTH - 1] + "…"

@@ -44,13 +44,18 @@ class TopScore(Filter):
     score: str = option("l14, b32, another parquet column, the path of a parquet with uid,score, or in a recipe none: no such stage", "l14")
     fraction: float | None = option("share of the stage's input to keep", None, interval="(0, 1]")
     size: int | None = option("samples to keep, instead of a fraction", None, interval="[1, inf)")
-    threshold: float | None = option("smallest score to keep, instead of a fraction", None)
+    threshold: float | None = option("smallest score to keep, instead of a fraction", None, interval="(-inf, inf)")
     ties: str = option(
         "of equal scores at the end keep the smaller uids, exactly n in all; or all, as DataComp does [code]", "uid", choices=("uid", "all")
     )
 
     def known(self, work: Work, rows: Rows) -> Rows:
-        return work.select(is_in, rows, _table(work, self.score)["uids"]) if is_table(self.score) else rows
+        if not is_table(self.score):
+            return rows
+        found = work.select(is_in, rows, _table(work, self.score)["uids"])
+        if not found.count():
+            raise BadInput(self.score, f"has a score of none of the pool's {rows.count():,} samples", "name the table of this pool")
+        return found
 
     def measure(self, work: Work, rows: Rows) -> Measured:
         return Measured(columns={"score": score_column(work, rows, self.score)})

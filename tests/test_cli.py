@@ -56,8 +56,8 @@ def test_a_preset_yields_to_a_config_file_and_that_to_a_flag(tmp_path: Path, cap
     config.write_text(json.dumps({"temperature": 0.3, "neighbors": 7, "score-fraction": 0.5}))
     told = settings(capsys, "--pool", "small", "--config", str(config), "--neighbors", "9")
     assert (told["config"]["balance"], told["from"]["balance"]) == (0.0, "preset small [code]")
-    assert (told["config"]["temperature"], told["from"]["temperature"]) == (0.3, f"config {config}")
-    assert (told["config"]["score_fraction"], told["config"]["neighbors"], told["from"]["neighbors"]) == (0.5, 9, "flag")
+    assert (told["config"]["temperature"], told["from"]["temperature"]) == (0.3, str(config))
+    assert (told["config"]["score_fraction"], told["config"]["neighbors"], told["from"]["neighbors"]) == (0.5, 9, "command line")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ of fewer than 32 digits is padded with zeros on the left. METHOD 1.
 from __future__ import annotations
 
 import binascii
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -20,8 +21,8 @@ MAYBE = np.dtype([("uid", "<u8", (2,)), ("known", "?")])  # a uid, or none
 class BadUid(ValueError):
     """A text that is no uid: `row` is where it stands."""
 
-    def __init__(self, row: int, text: str) -> None:
-        super().__init__(f"row {row}: {text!r} is not a uid of 1 to {DIGITS} hexadecimal digits")
+    def __init__(self, row: int, text: object) -> None:
+        super().__init__(f"row {row}: {str(text)[:60]!r} is not a uid of 1 to {DIGITS} hexadecimal digits")
         self.row, self.text = row, text
 
 
@@ -63,10 +64,16 @@ def _first_bad(data: bytes | memoryview, ends: I64) -> BadUid:
     return next(BadUid(row, text) for row, text in texts if not set(text) <= hexadecimal)
 
 
-def from_texts(texts: list[str]) -> U64:
-    """(n, 2) uint64 of n texts; raises BadUid."""
-    data = [text.encode() for text in texts]
+def from_texts(texts: Sequence[object]) -> U64:
+    """(n, 2) uint64 of n texts; raises BadUid, also for what is no text."""
+    data = [_bytes(row, text) for row, text in enumerate(texts)]
     return parse(b"".join(data), np.cumsum([0, *map(len, data)], dtype=np.int64))
+
+
+def _bytes(row: int, text: object) -> bytes:
+    if not isinstance(text, str) or not text.isascii():
+        raise BadUid(row, text)
+    return text.encode()
 
 
 def big_endian(uids: U64) -> bytes:

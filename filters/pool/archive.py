@@ -7,6 +7,7 @@ npy headers, a few kilobytes a file.
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 import struct
 import zipfile
@@ -17,10 +18,12 @@ from typing import IO
 
 import numpy as np
 
-from filters.pool.errors import BadInput, from_os
+from filters.pool.errors import BadInput, from_os, shortened
+from filters.pool.files import HEADER_LIMIT, NpyHeader, read_npy_header
 
 AGAIN = "download the pair again"
 LOCAL = struct.Struct("<4s22xHH")  # signature, ..., length of the name, length of the extra field
+STRANGE = 0x61  # flags of an encrypted member, and of patched data
 DTYPES = ("<f2", "<f4", "<f8")
 
 
@@ -95,19 +98,20 @@ class Archive:
         try:
             with self.path.open("rb") as file:
                 start = _data_start(file, entry)
-                shape, fortran, dtype, header = _npy_header(file, start, entry)
+                header = _npy_header(file, start, entry)
+            dtype = _plain_type(header.descr)
         except (OSError, ValueError, zlib.error, EOFError, struct.error) as error:
             raise BadInput(self.path, f"'{name}' is no plain array ({error})", AGAIN) from None
-        if fortran and len(shape) > 1:
+        if header.fortran and len(header.shape) > 1:
             raise BadInput(self.path, f"'{name}' is stored by columns", "save it in C order")
-        claimed = header + math.prod(shape) * dtype.itemsize
+        claimed = header.size + math.prod(header.shape) * dtype.itemsize
         if claimed != entry.size:
             raise BadInput(self.path, f"the header of '{name}' claims {claimed:,} bytes, the member holds {entry.size:,}", AGAIN)
-        return Member(self.path, name, entry, start, header, dtype.str, shape)
+        return Member(self.path, name, entry, start, header.size, dtype.str, header.shape)
 
 
 def _entry(path: Path, info: zipfile.ZipInfo) -> Entry:
-    if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+    if info.flag_bits & STRANGE or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise BadInput(path, f"member '{info.filename}' is encrypted or packed in an unknown way", "save it with numpy.savez")
     stored = info.compress_type == zipfile.ZIP_STORED
     if stored and info.compress_size != info.file_size:
@@ -116,7 +120,7 @@ def _entry(path: Path, info: zipfile.ZipInfo) -> Entry:
 
 
 def _check_layout(path: Path, entries: list[Entry], end: int) -> None:
-    names = [entry.name for entry in entries]
+    names = [entry.name.removesuffix(".npy") for entry in entries]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise BadInput(path, f"holds two members named '{twice}'", AGAIN)
@@ -134,22 +138,19 @@ def _data_start(file: IO[bytes], entry: Entry) -> int:
     return entry.at + LOCAL.size + int(name) + int(extra)
 
 
-def _npy_header(file: IO[bytes], start: int, entry: Entry) -> tuple[tuple[int, ...], bool, np.dtype[np.generic], int]:
-    """Shape, order, type and the header's own length."""
-    import io
-
+def _npy_header(file: IO[bytes], start: int, entry: Entry) -> NpyHeader:
+    """The header of a member's npy, stored or deflated."""
     file.seek(start)
-    head = file.read(min(entry.packed, 1 << 16))
-    if not entry.stored:
-        head = zlib.decompressobj(-15).decompress(head, 1 << 16)
-    stream = io.BytesIO(head)
-    version = np.lib.format.read_magic(stream)
-    if version == (1, 0):
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-    elif version == (2, 0):
-        shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
-    else:
-        raise ValueError(f"npy version {version}")
-    if dtype.hasobject:
-        raise ValueError("it holds Python objects")
-    return shape, fortran, dtype, stream.tell()
+    head = file.read(min(entry.packed, 2 * HEADER_LIMIT))
+    return read_npy_header(io.BytesIO(head if entry.stored else zlib.decompressobj(-15).decompress(head, 2 * HEADER_LIMIT)))
+
+
+def _plain_type(descr: object) -> np.dtype[np.generic]:
+    """The type that the header names; raises ValueError unless it is one of plain numbers."""
+    try:
+        dtype = np.dtype(descr) if isinstance(descr, str) else None
+    except (TypeError, ValueError):
+        dtype = None
+    if dtype is None or dtype.hasobject:
+        raise ValueError(f"its type is {shortened(descr)}")
+    return dtype

@@ -7,17 +7,18 @@ What a row lacks is NaN in a float column, -1 in a signed one, and not `known` a
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from filters.maths import uids
 from filters.maths.arrays import I64, U8, U64, Array, Bool
-from filters.pool.errors import BadInput, from_os
+from filters.pool.errors import BadInput, from_os, shortened
 from filters.pool.pool import Shard, unreadable
 
 if TYPE_CHECKING:
@@ -140,9 +141,9 @@ def parquet_column(shard: Shard, name: str, pulse: Callable[[int], None]) -> pa.
 
     shard.check_unchanged(shard.parquet)
     try:
-        with pq.ParquetFile(shard.parquet, page_checksum_verification=True) as file:
+        with _Counted(shard.parquet) as counted, pq.ParquetFile(counted, page_checksum_verification=True) as file:
             column: pa.ChunkedArray = file.read(columns=[name]).column(name)
-            pulse(_column_bytes(file.metadata, name))
+            pulse(counted.taken)
         # Our readers use the raw buffers: offsets that point outside must be found here.
         column.validate(full=True)
     except OSError as error:
@@ -154,11 +155,15 @@ def parquet_column(shard: Shard, name: str, pulse: Callable[[int], None]) -> pa.
     return column
 
 
-def _column_bytes(meta: Any, name: str) -> int:
-    """Packed bytes of the named column."""
-    groups = [meta.row_group(at) for at in range(meta.num_row_groups)]
-    chunks = [group.column(at) for group in groups for at in range(group.num_columns)]
-    return sum(chunk.total_compressed_size for chunk in chunks if chunk.path_in_schema == name)
+class _Counted(io.FileIO):
+    """A file that tells how much of it was read."""
+
+    taken = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data: bytes = super().read(size) or b""
+        self.taken += len(data)
+        return data
 
 
 def read_uids(shard: Shard, pulse: Callable[[int], None]) -> U64:
@@ -171,7 +176,7 @@ def read_uids(shard: Shard, pulse: Callable[[int], None]) -> U64:
                 raise uids.BadUid(int(np.flatnonzero(chunk.is_null().to_numpy(zero_copy_only=False))[0]), "null")
             parts.append(uids.parse(*text_buffers(chunk)))
         except uids.BadUid as bad:
-            what = f"row {row + bad.row:,}: uid {bad.text!r} is not 1 to {uids.DIGITS} hexadecimal digits"
+            what = f"row {row + bad.row:,}: uid {shortened(bad.text)} is not 1 to {uids.DIGITS} hexadecimal digits"
             raise BadInput(shard.parquet, what, "download it again") from None
         row += len(chunk)
     return np.concatenate(parts)
@@ -215,9 +220,11 @@ def read_table(path: str) -> tuple[U64, Array]:
         table = pq.read_table(path, columns=["uid", "score"])
         texts = table["uid"].to_pylist()
         scores = table["score"].cast(pa.float64()).to_numpy()
-        known = uids.from_texts([text or "" for text in texts])
+        known = uids.from_texts(texts)
     except uids.BadUid as bad:
-        raise BadInput(path, f"row {bad.row:,}: uid {texts[bad.row]!r} is not hexadecimal", "mend the table") from None
+        raise BadInput(
+            path, f"row {bad.row:,}: uid {shortened(texts[bad.row])} is not 1 to {uids.DIGITS} hexadecimal digits", "mend the table"
+        ) from None
     except (pa.ArrowException, OSError, ValueError, TypeError, AttributeError) as error:
         raise unreadable(path, error) from None
     return _once_each(path, known, np.where(np.isfinite(scores), scores, np.nan))

@@ -137,5 +137,5 @@ def _deflated_pieces(member: Member, pulse: Callable[[int], None]) -> Iterator[t
                 pulse(member.entry.packed * count // max(1, member.shape[0]))
                 yield start, np.frombuffer(data, member.dtype).reshape(count, member.width)
             stream.read(1)
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
         raise BadInput(member.path, f"'{member.name}' cannot be unpacked ({error})", AGAIN) from None

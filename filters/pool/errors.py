@@ -13,8 +13,22 @@ class BadInput(Exception):
         self.where, self.found, self.do = str(where), found, do
 
     def __str__(self) -> str:
-        # Names and texts of a pool are anybody's: a line break in one must not look like a second message.
-        return " ".join(f"{self.where}: {self.found}; {self.do}".splitlines())
+        return printable(f"{_clipped(self.where)}: {_clipped(self.found)}; {self.do}")
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= 400 else f"{text[:190]}…{text[-190:]}"
+
+
+def printable(text: str) -> str:
+    """Names and texts of a pool are anybody's: what is not printable is shown by its escape, so that a line stays one line."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def shortened(text: object, width: int = 60) -> str:
+    """A value as it may stand in a message."""
+    shown = repr(text)
+    return shown if len(shown) <= width else f"{shown[: width - 1]}…"
 
 
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

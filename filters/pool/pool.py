@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from filters.pool.archive import Archive, Member
-from filters.pool.errors import BadInput, from_os
+from filters.pool.errors import BadInput, from_os, shortened
 
 Stamp = tuple[int, int, int]  # size, time of change, inode: to notice a change during one run
 
@@ -129,7 +129,7 @@ def _keys(folder: Path) -> Iterator[str]:
     """Keys of whole pairs, ascending; a lone npz, or a parquet without npz among pairs, raises BadInput."""
     try:
         with os.scandir(folder) as entries:
-            names = {entry.name for entry in entries if entry.is_file()}
+            names = {entry.name for entry in entries if _is_file(entry)}
     except OSError as error:
         raise from_os(folder, error) from None
     tables, arrays = ({name.removesuffix(end) for name in names if name.endswith(end) and name != end} for end in (".parquet", ".npz"))
@@ -142,6 +142,17 @@ def _keys(folder: Path) -> Iterator[str]:
             raise BadInput(folder / f"{key}.parquet", f"there is no {key}.npz beside it", "download the pair again")
         _check_key(folder, key)
         yield key
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        found = entry.is_file()
+    except OSError:
+        found = False  # a link to itself
+    if not found and entry.is_symlink() and entry.name.endswith((".parquet", ".npz")) and not Path(entry.path).is_dir():
+        key = entry.name.rpartition(".")[0]
+        raise BadInput(entry.path, "is a link that leads to no file", f"mend it, or download {key}.npz and {key}.parquet again")
+    return found
 
 
 def _check_key(folder: Path, key: str) -> None:
@@ -170,7 +181,8 @@ def _read_footer(path: Path) -> tuple[int, dict[str, str], str]:
         size = path.stat().st_size
         with pq.ParquetFile(path) as file:
             meta: Any = file.metadata
-            columns = {name: str(kind) for name, kind in zip(file.schema_arrow.names, file.schema_arrow.types, strict=True)}
+            names = file.schema_arrow.names
+            columns = {name: str(kind) for name, kind in zip(names, file.schema_arrow.types, strict=True)}
             groups = [meta.row_group(at) for at in range(meta.num_row_groups)]
     except OSError as error:
         if error.errno is not None:
@@ -178,6 +190,8 @@ def _read_footer(path: Path) -> tuple[int, dict[str, str], str]:
         raise unreadable(path, error) from None
     except (pa.ArrowException, MemoryError, ValueError) as error:
         raise unreadable(path, error) from None
+    if len(columns) < len(names):
+        raise BadInput(path, f"has two columns named {shortened(max(names, key=names.count))}", "download it again")
     counted = sum(group.num_rows for group in groups)
     # A uid is 16 bytes of entropy: more rows than bytes are a forged or broken footer, and would have us allocate them.
     if counted != meta.num_rows or not 0 <= meta.num_rows <= size or any(group.num_rows < 0 for group in groups):

@@ -6,9 +6,7 @@ ascending, and nothing is read that is not.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -18,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from filters.maths import uids
-from filters.maths.arrays import U64, Array
-from filters.pool.errors import BadInput, from_os
+from filters.maths.arrays import U64
+from filters.pool.errors import BadInput, from_os, shortened
+from filters.pool.files import move, read_npy_header, sha256, write_npy, writing
 
 Map = Callable[[Callable[[Path], U64], Iterable[Path]], Iterable[U64]]
 
@@ -32,52 +31,36 @@ def replacing(path: Path, chosen: U64) -> Iterator[str]:
     The file appears under `path` whole or not at all: written beside it, synced, read back, renamed.
     """
     assert uids.ascending(chosen).all(), "a subset is written in ascending order, each uid once"
-    temporary = path.with_name(f".{path.name}.tmp")
+    new = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("wb") as file:
-            np.save(file, np.ascontiguousarray(chosen).view(uids.SUBSET).reshape(-1))
-            file.flush()
-            os.fsync(file.fileno())
-        assert np.array_equal(read(temporary), chosen), "what was written reads back"
-        yield sha256(temporary)
-        temporary.rename(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise from_os(path, error) from None
+        with writing(new, path) as file:
+            write_npy(file, np.ascontiguousarray(chosen).view(uids.SUBSET).reshape(-1))
+        assert np.array_equal(read(new), chosen), "what was written reads back"
+        yield sha256(new)
+        move(new, path)
     finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in the folder last through a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        new.unlink(missing_ok=True)
 
 
 def read(path: Path) -> U64:
     """(n, 2) uint64 of a subset file; raises BadInput unless it is 1-D `u8,u8` in ascending order (repetition is legal)."""
     try:
-        records: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+        with path.open("rb") as file:
+            header, size = read_npy_header(file), path.stat().st_size
     except OSError as error:
         raise from_os(path, error) from None
-    except (ValueError, EOFError) as error:
-        raise BadInput(path, f"is no whole npy file ({error})", "name a uid subset file") from None
-    if not isinstance(records, np.ndarray) or records.dtype != uids.SUBSET or records.ndim != 1:
-        kind = f"{records.dtype} of shape {records.shape}" if isinstance(records, np.ndarray) else "an npz file"
-        raise BadInput(path, f"is {kind}, not one dimension of u8,u8", "write it as DataComp's baselines do")
-    found = np.asarray(records).view(np.uint64).reshape(-1, 2)
-    wrong = np.flatnonzero(uids.ascending(found[::-1])[::-1])
+    except ValueError as error:
+        raise BadInput(path, f"is no npy file ({error})", "name a uid subset file") from None
+    if header.descr != uids.SUBSET.descr or len(header.shape) != 1:
+        what = f"is {shortened(header.descr)} of shape {header.shape}, not one dimension of u8,u8"
+        raise BadInput(path, what, "write it as DataComp's baselines do")
+    if size != header.size + header.shape[0] * uids.SUBSET.itemsize:
+        raise BadInput(path, f"holds {size - header.size:,} bytes of {header.shape[0]:,} uids", "make it again: it is cut off")
+    words = np.memmap(path, np.uint64, "r", header.size, (header.shape[0], 2)) if header.shape[0] else np.empty((0, 2), np.uint64)
+    wrong = np.flatnonzero(uids.ascending(words[::-1])[::-1])
     if len(wrong):
         raise BadInput(path, f"is not sorted: record {wrong[0] + 1:,} is smaller than the one before", "sort it by (high, low) word")
-    return found
+    return words
 
 
 def held(path: Path, run: Map = map) -> U64:
@@ -125,10 +108,11 @@ def _held_in(path: Path) -> U64:
     try:
         return uids.from_texts(texts)
     except uids.BadUid as bad:
-        raise BadInput(path, f"sample {bad.row:,}: uid {bad.text!r} is not hexadecimal", "download the shard again") from None
+        what = f"sample {bad.row:,}: uid {shortened(bad.text)} is not 1 to {uids.DIGITS} hexadecimal digits"
+        raise BadInput(path, what, "download the shard again") from None
 
 
-def _parquet_uids(path: Path) -> Iterator[str]:
+def _parquet_uids(path: Path) -> Iterator[object]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -137,26 +121,34 @@ def _parquet_uids(path: Path) -> Iterator[str]:
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = str(error).split("\n")[0]
         raise BadInput(path, f"gives no columns uid and status ({reason})", "name a folder that img2dataset wrote") from None
-    for uid, status in zip(table["uid"].to_pylist(), table["status"].to_pylist(), strict=True):
-        if status == "success":
-            yield uid or ""
+    pairs = zip(table["uid"].to_pylist(), table["status"].to_pylist(), strict=True)
+    return (uid for uid, status in pairs if status == "success")
 
 
-def _tar_uids(path: Path) -> Iterator[str]:
+def _tar_uids(path: Path) -> Iterator[object]:
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
                 if member.isfile() and member.name.endswith(".json"):
                     yield _json_uid(path, member.name, tar.extractfile(member))
+            _check_end(path, tar)
     except OSError as error:
         raise from_os(path, error) from None
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, ValueError) as error:
         raise BadInput(path, f"is no whole tar file ({error})", "download the shard again") from None
 
 
-def _json_uid(path: Path, name: str, file: Any) -> str:
+def _check_end(path: Path, tar: tarfile.TarFile) -> None:
+    """A tar ends with a block of zeros; tarfile takes any header that it cannot read for the end."""
+    assert tar.fileobj is not None, "an open tar has a file"
+    tar.fileobj.seek(tar.offset)
+    if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise BadInput(path, f"is no whole tar file (byte {tar.offset:,} is neither a member nor the end)", "download the shard again")
+
+
+def _json_uid(path: Path, name: str, file: Any) -> object:
     try:
-        uid = json.load(file)["uid"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(path, f"member {name} has no uid ({type(error).__name__}: {error})", "download with the uid column") from None
-    return str(uid)
+        return json.load(file)["uid"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        what = f"member {name} has no uid ({type(error).__name__}: {error})"
+        raise BadInput(path, what, "download with the uid column") from None

@@ -64,7 +64,8 @@ def _by_quota(work: Work, rows: Rows, cut: Cut, quota: I64, group: Column | None
 
 def _beyond(view: View, by: Column, threshold: float, largest: bool, strict: bool) -> Bool:
     values = view.values(by)
-    limit = values.dtype.type(threshold)
+    with np.errstate(over="ignore"):  # a threshold beyond the type is infinite
+        limit = values.dtype.type(threshold)
     beyond: Bool = values > limit if largest else values < limit
     return beyond if strict else beyond | (values == limit)
 

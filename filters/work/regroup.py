@@ -18,10 +18,11 @@ import numpy as np
 from filters.maths.arrays import I32, I64, U64, Array
 from filters.pool.columns import Column, Rows, missing, nothing
 from filters.pool.errors import BadInput
+from filters.pool.files import write_npy, writing
 from filters.pool.pool import Features
 from filters.work.engine import Stop
 from filters.work.view import Done, Task, View
-from filters.work.workdir import Saved, Unit, writing
+from filters.work.workdir import Saved, Unit
 
 if TYPE_CHECKING:
     from filters.work.work import Work
@@ -133,7 +134,7 @@ def split(view: View, by: Column, edges: I64, carry: dict[str, Column], features
     for name, column in carry.items():
         records[VALUE + name] = view.values(column)
     path = view.unit.temporary("rows")
-    with writing(path) as file:
+    with writing(path, view.unit.path("rows")) as file:
         _write_records(view, file, records, slot, features)
     return {"rows": path, "counts": counts}
 
@@ -141,7 +142,7 @@ def split(view: View, by: Column, edges: I64, carry: dict[str, Column], features
 def _write_records(view: View, file: IO[bytes], records: Array, slot: I64, features: Features | None) -> None:
     """Each record at its slot. Embeddings come block by block: a shard's rows are never in memory at once."""
     if features is None:
-        np.save(file, records[np.argsort(slot, kind="stable")[(slot < 0).sum() :]])
+        write_npy(file, records[np.argsort(slot, kind="stable")[(slot < 0).sum() :]])
         return
     dtype = np.dtype([*_fields(records.dtype), ("row", features.dtype, (features.width,))])
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (int((slot >= 0).sum()),)}

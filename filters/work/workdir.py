@@ -8,30 +8,22 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import shutil
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from filters.maths.arrays import Array
 from filters.pool.columns import Hashed, Rows, Stored
 from filters.pool.errors import BadInput, from_os
-from filters.pool.subset import sha256, sync_folder
-
-TEMPORARY = ".tmp-"
-
-
-def temporary(path: Path) -> Path:
-    """Where this thread writes a file before it is renamed. One left over from a run that was stopped may still write its own."""
-    return path.with_name(f"{TEMPORARY}{os.getpid()}-{threading.get_ident()}-{path.name}")
+from filters.pool.files import TEMPORARY, move, replacing, sha256, temporary, write_npy, writing
 
 
 def key_of(*parts: Any) -> str:
@@ -125,39 +117,21 @@ class Unit:
         """Write the arrays and their record; a path instead of an array says that its temporary file is written already."""
         for field, values in arrays.items():
             if not isinstance(values, Path):
-                with writing(self.temporary(field)) as file:
-                    np.save(file, values, allow_pickle=False)
+                with writing(self.temporary(field), self.path(field)) as file:
+                    write_npy(file, values)
         self.seal(list(arrays))
 
     def seal(self, fields: list[str]) -> None:
         """Rename the temporary files, which are synced already, and write the record."""
         told = {field: {"size": (at := self.temporary(field)).stat().st_size, "sha256": sha256(at)} for field in fields}
         for field in fields:
-            self.temporary(field).rename(self.path(field))
+            move(self.temporary(field), self.path(field))
         write_text(self._record, json.dumps({"files": told}))
 
 
-@contextmanager
-def writing(path: Path) -> Iterator[IO[bytes]]:
-    """A new file, in a folder made for it, that is synced before it is closed; BadInput when the disk refuses."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        raise from_os(path.parent, error) from None
-
-
 def write_text(path: Path, text: str) -> None:
-    """Write a small file by rename."""
-    new = temporary(path)
-    with writing(new) as file:
+    with replacing(path) as file:
         file.write(text.encode())
-    new.rename(path)
-    sync_folder(path.parent)
 
 
 class WorkDir:
@@ -168,11 +142,14 @@ class WorkDir:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = (folder / "lock").open("a+")
+            try:
+                self._hold()
+                self._sweep()
+            except BaseException:
+                self._lock.close()
+                raise
         except OSError as error:
             raise from_os(folder, error) from None
-        self._hold()
-        for left in self.folder.rglob(f"{TEMPORARY}*"):
-            left.unlink(missing_ok=True)
 
     def _hold(self) -> None:
         """The system lets go of the lock when its holder ends, however it ends."""
@@ -181,11 +158,17 @@ class WorkDir:
         except BlockingIOError:
             self._lock.seek(0)
             holder = self._lock.read().strip() or "another process"
-            self._lock.close()
             raise BadInput(self.folder, f"is in use by {holder}", "wait for it, or name another --work_dir") from None
         self._lock.truncate(0)
         self._lock.write(f"process {os.getpid()}")
         self._lock.flush()
+
+    def _sweep(self) -> None:
+        """Remove what runs that were stopped had not finished writing."""
+        places = [self.folder.glob("*"), (self.folder / "samples").glob("*"), self.stages.rglob("*")]
+        for path in itertools.chain.from_iterable(places):
+            if TEMPORARY.fullmatch(path.name) and path.is_file():
+                path.unlink(missing_ok=True)
 
     def close(self) -> None:
         self._lock.close()
@@ -195,12 +178,13 @@ class WorkDir:
         return self.folder / "manifest.json"
 
     def read_manifest(self) -> dict[str, Any]:
-        """What an earlier run left; empty when there is none that can be read."""
+        """What an earlier run left; empty when there is none, or it is not one of ours."""
         try:
             found = json.loads(self.manifest.read_text())
-        except (OSError, ValueError):
+            ours = isinstance(found["pool"]["location"], str) and isinstance(found["pool"]["shards"], dict)
+            return found if ours and isinstance(found["made"], list) else {}
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return {}
-        return found if isinstance(found, dict) else {}
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         write_text(self.manifest, json.dumps(manifest, indent=2) + "\n")
