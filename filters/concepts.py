@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 
 from filters.filter import Cut
@@ -43,23 +45,24 @@ def members_and_spread(work: Work, rows: Rows, concept: Column, distance: Column
 def centroids(work: Work, rows: Rows, features: Features, k: int, iterations: int, points_per_centroid: int) -> dict[str, Array]:
     """Draw, then train."""
     drawn = work.cut(rows, Cut(by=work.hashed(SAMPLE), quota=min(k * points_per_centroid, rows.count()), largest=False))
-    points = _in_hash_order(list(work.scan(sampled, drawn, features, work.hashed(SAMPLE))))
+    points = _in_hash_order(lambda: work.scan(sampled, drawn, features, work.hashed(SAMPLE)))
     if not len(points):
         what = f"none of {drawn.count():,} sampled rows of '{features.name}' is finite and not zero"
         raise BadInput(work.pool.location, what, "download the pool again, or name other features")
     return {"centroids": kmeans.train(points, k, iterations, work.engine.workers, work.settings.device)}
 
 
-def _in_hash_order(parts: list[dict[str, Array]]) -> Array:
-    """The drawn rows in the order of the draw; one copy of them, because they may be many."""
-    words = np.concatenate([part["hash"] for part in parts])
+def _in_hash_order(parts: Callable[[], Iterator[dict[str, Array]]]) -> Array:
+    """The drawn rows in the order of the draw. They may be many: never more of them in memory than once, and one shard's part."""
+    words = np.concatenate([np.array(part["hash"]) for part in parts()])
     place = np.empty(len(words), np.int64)
     place[np.lexsort((words[:, 2], words[:, 1], words[:, 0]))] = np.arange(len(words))
-    points = np.empty((len(words), *parts[0]["rows"].shape[1:]), parts[0]["rows"].dtype)
-    begin = 0
-    for part in parts:
-        points[place[begin : begin + len(part["rows"])]] = part["rows"]
-        begin += len(part["rows"])
+    points, begin = np.empty((0, 0)), 0
+    for part in parts():
+        rows = part["rows"]
+        points = points if len(points) else np.empty((len(words), rows.shape[1]), rows.dtype)
+        points[place[begin : begin + len(rows)]] = rows
+        begin += len(rows)
     return points
 
 

@@ -135,12 +135,13 @@ def write_samples(work: Work, verdict: Verdict) -> None:
 def _write_shard(view: View, folder: Path, columns: dict[str, Column], names: tuple[str, ...], *dropped: Bits) -> None:
     import pyarrow as pa
 
-    status = np.full(view.shard.rows, "kept", dtype=f"U{max(map(len, ('kept', *names)))}")
-    for name, bits in zip(names, dropped, strict=True):
-        status[bits.mask()] = name
+    status = np.zeros(view.shard.rows, np.int8)  # 0: kept
+    for number, bits in enumerate(dropped, 1):
+        status[bits.mask()] = number
+    texts = pa.DictionaryArray.from_arrays(status, ["kept", *names]).cast(pa.string())
     arrays = {"uid": _binary(view.uids(), np.ones(view.shard.rows, bool))}
     arrays |= {name: arrow_array(view.values(column)) for name, column in columns.items()}
-    write_parquet(folder / f"{view.shard.key}.parquet", pa.table(arrays | {"status": pa.array(status, pa.string())}))
+    write_parquet(folder / f"{view.shard.key}.parquet", pa.table(arrays | {"status": texts}))
 
 
 def arrow_array(values: Array) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -134,25 +134,37 @@ def unpacked(bits: U8, length: int) -> Bool:
     return np.unpackbits(bits, count=length).view(bool)
 
 
-def parquet_column(shard: Shard, name: str, pulse: Callable[[int], None]) -> pa.ChunkedArray:
-    """One column of a shard's table, whole; raises BadInput when pyarrow cannot read it or it fails validation."""
+BATCH = 1 << 16
+
+
+def parquet_batches(shard: Shard, name: str, pulse: Callable[[int], None]) -> Iterator[pa.Array]:
+    """One column of a shard's table, a batch at a time; raises BadInput when pyarrow cannot read it or it fails validation."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     shard.check_unchanged(shard.parquet)
+    rows = 0
     try:
-        with _Counted(shard.parquet) as counted, pq.ParquetFile(counted, page_checksum_verification=True) as file:
-            column: pa.ChunkedArray = file.read(columns=[name]).column(name)
-            pulse(counted.taken)
-        # Our readers use the raw buffers: offsets that point outside must be found here.
-        column.validate(full=True)
+        for batch in _batches(shard.parquet, name, pulse):
+            # Our readers use the raw buffers: offsets that point outside must be found here.
+            batch.validate(full=True)
+            rows += len(batch)
+            yield batch
     except OSError as error:
         raise (unreadable if error.errno is None else from_os)(shard.parquet, error) from None
     except (pa.ArrowException, MemoryError, ValueError) as error:
         raise unreadable(shard.parquet, error) from None
-    if len(column) != shard.rows:
-        raise BadInput(shard.parquet, f"column '{name}' has {len(column):,} values, the footer {shard.rows:,} rows", "download it again")
-    return column
+    if rows != shard.rows:
+        raise BadInput(shard.parquet, f"column '{name}' has {rows:,} values, the footer {shard.rows:,} rows", "download it again")
+
+
+def _batches(path: Path, name: str, pulse: Callable[[int], None]) -> Iterator[pa.Array]:
+    import pyarrow.parquet as pq
+
+    with _Counted(path) as counted, pq.ParquetFile(counted, page_checksum_verification=True) as file:
+        for batch in file.iter_batches(BATCH, columns=[name], use_threads=False):
+            yield batch.column(0)
+            pulse(counted.given())
+        pulse(counted.given())
 
 
 class _Counted(io.FileIO):
@@ -165,21 +177,29 @@ class _Counted(io.FileIO):
         self.taken += len(data)
         return data
 
+    def given(self) -> int:
+        """Bytes read since it was asked last."""
+        taken, self.taken = self.taken, 0
+        return taken
+
 
 def read_uids(shard: Shard, pulse: Callable[[int], None]) -> U64:
     """(n, 2) uint64; raises BadInput that names the row of a uid that is null or not hexadecimal."""
-    column = parquet_column(shard, "uid", pulse)
     parts, row = [np.empty((0, 2), np.uint64)], 0
-    for chunk in column.chunks:
+    for batch in parquet_batches(shard, "uid", pulse):
         try:
-            if chunk.null_count:
-                raise uids.BadUid(int(np.flatnonzero(chunk.is_null().to_numpy(zero_copy_only=False))[0]), "null")
-            parts.append(uids.parse(*text_buffers(chunk)))
+            parts.append(_uids_of(batch))
         except uids.BadUid as bad:
             what = f"row {row + bad.row:,}: uid {shortened(bad.text)} is not 1 to {uids.DIGITS} hexadecimal digits"
             raise BadInput(shard.parquet, what, "download it again") from None
-        row += len(chunk)
+        row += len(batch)
     return np.concatenate(parts)
+
+
+def _uids_of(batch: pa.Array) -> U64:
+    if batch.null_count:
+        raise uids.BadUid(int(np.flatnonzero(batch.is_null().to_numpy(zero_copy_only=False))[0]), None)
+    return uids.parse(*text_buffers(batch))
 
 
 def text_buffers(chunk: pa.Array) -> tuple[memoryview, I64]:
@@ -194,17 +214,25 @@ def text_buffers(chunk: pa.Array) -> tuple[memoryview, I64]:
 
 def read_numbers(shard: Shard, name: str, pulse: Callable[[int], None]) -> Array:
     """(n,) in the column's own float type, whole numbers as float64; NaN where it is null or not finite."""
-    column = parquet_column(shard, name, pulse)
-    kind = np.dtype(column.type.to_pandas_dtype())
-    kind = kind if kind.kind == "f" else np.dtype(np.float64)
-    parts = [chunk.to_numpy(zero_copy_only=False).astype(kind, copy=False) for chunk in column.chunks]
-    numbers = np.concatenate([np.empty(0, kind), *parts])
-    return np.where(np.isfinite(numbers), numbers, np.nan).astype(kind)
+    parts = [_numbers_of(batch) for batch in parquet_batches(shard, name, pulse)]
+    return np.concatenate(parts) if parts else np.empty(0, np.float32)
+
+
+def _numbers_of(batch: pa.Array) -> Array:
+    kind = np.dtype(batch.type.to_pandas_dtype())
+    numbers: Array = batch.to_numpy(zero_copy_only=False).astype(kind if kind.kind == "f" else np.float64)
+    numbers[~np.isfinite(numbers)] = np.nan
+    return numbers
 
 
 def read_texts(shard: Shard, name: str, rows: I64, pulse: Callable[[int], None]) -> list[str | None]:
-    """The texts of a few rows."""
-    texts: list[str | None] = parquet_column(shard, name, pulse).take(rows).to_pylist()
+    """The texts of a few rows, ascending."""
+    texts: list[str | None] = []
+    start = 0
+    for batch in parquet_batches(shard, name, pulse):
+        here = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + len(batch))]
+        texts += batch.take(here - start).to_pylist()
+        start += len(batch)
     return texts
 
 
