@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from filters.maths.arrays import F32, I64, Array
-from filters.maths.blocks import BLOCK, padded, unit
+from filters.maths.blocks import padded, unit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +34,8 @@ def earlier_max(rows: Array, device: str = "cpu") -> tuple[F32, I64]:
 
 
 def _block(n: int) -> int:
-    return next((size for size in (64, 256) if n <= size), BLOCK)
+    """Rows of a block: small ones waste less on the diagonal, large ones multiply faster. Measured at d = 768."""
+    return 64 if n <= 64 else 256 if n <= 1500 else 512
 
 
 def _of_block(rows: Array, start: int, size: int, device: str) -> tuple[Tensor, Tensor]:
