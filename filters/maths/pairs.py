@@ -47,7 +47,7 @@ def _of_block(rows: Array, start: int, size: int, device: str) -> tuple[Tensor, 
         products = mine @ (mine if other == start else _unit_block(rows, other, size, device)).T
         if other == start:
             products.masked_fill_(torch.ones_like(products, dtype=torch.bool).triu_(), -2)
-        value, at = products.max(dim=1)
+        value, at = products.clamp_(max=1).max(dim=1)  # rounding gives copies a little more than 1
         better = value > best
         best[better], of[better] = value[better], at[better] + other
     here = min(size, len(rows) - start)
