@@ -14,7 +14,7 @@ import contextlib
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -40,8 +40,8 @@ __all__ = ["Cut", "Filter", "Measured", "Recipe"]
 class Measured:
     """What a filter saw: one value a sample, and small arrays found on the way, by the names under which they are left."""
 
-    columns: dict[str, Column]
-    arrays: dict[str, Saved] = field(default_factory=dict)
+    columns: Mapping[str, Column]
+    arrays: Mapping[str, Saved] = field(default_factory=dict)
 
 
 class Names:

@@ -314,7 +314,7 @@ def runs_of(count: int) -> tuple[list[Run], list[tuple[Case, BadInput]]]:
 
 @pytest.fixture(scope="module")
 def drawn() -> tuple[list[Run], list[tuple[Case, BadInput]]]:
-    return runs_of(230)
+    return runs_of(255)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from typing import TypeVar
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-ENGINES = ("threads", "processes")
+TRIES = 3  # of a job whose worker process died
 
 
 class Stopped(Exception):
@@ -67,20 +67,40 @@ class Engine:
         self._executor.shutdown(wait=not interrupted, cancel_futures=True)
 
     def map(self, function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
-        """function(job) of each job, in order; no more jobs are in flight than keep the workers busy."""
-        flight: deque[Future[Result]] = deque()
+        """function(job) of each job, in order; no more jobs are in flight than keep the workers busy.
+
+        raises  WorkerDied for a job that TRIES worker processes did not survive
+        """
+        flight: deque[tuple[Job, Future[Result]]] = deque()
         try:
             for job in jobs:
-                flight.append(self._executor.submit(function, job))
+                flight.append((job, self._send(function, job)))
                 if len(flight) >= 2 * self.workers:
-                    yield flight.popleft().result()
+                    yield self._first(function, flight)
             while flight:
-                yield flight.popleft().result()
-        except BrokenProcessPool:
-            raise WorkerDied("a worker process died; it may have run out of memory: try fewer --num_workers") from None
+                yield self._first(function, flight)
         finally:
-            for future in flight:
+            for _, future in flight:
                 future.cancel()
+
+    def _send(self, function: Callable[[Job], Result], job: Job) -> Future[Result]:
+        try:
+            return self._executor.submit(function, job)
+        except BrokenProcessPool:
+            self._executor = _processes(self.workers)
+            return self._executor.submit(function, job)
+
+    def _first(self, function: Callable[[Job], Result], flight: deque[tuple[Job, Future[Result]]]) -> Result:
+        """The result of the job sent first. A worker that dies takes all jobs in flight along: each is sent again when it is first,
+        alone, so that the one that kills its worker is found out."""
+        job, future = flight.popleft()
+        for _ in range(TRIES):
+            try:
+                return future.result()
+            except BrokenProcessPool:
+                future = self._send(function, job)
+        future.cancel()
+        raise WorkerDied(f"{job}: {TRIES} worker processes died at it, for want of memory perhaps; try fewer --num_workers")
 
 
 @contextmanager

@@ -64,6 +64,9 @@ class PartJob:
     device: str
     stop: Stop
 
+    def __str__(self) -> str:
+        return f"partition {self.unit.name} of {self.unit.folder}"
+
 
 def carry_out(work: Work, folder: Path, wish: Wish) -> None:
     """Leave a column of each array that the task returns in `folder`."""

@@ -108,6 +108,9 @@ class Job:
     view: View
     column: bool = False
 
+    def __str__(self) -> str:
+        return str(self.view.shard.parquet)
+
 
 @dataclass(frozen=True)
 class Done:
