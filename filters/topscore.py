@@ -79,7 +79,7 @@ class TopScore(Filter):
 
 
 def score_column(work: Work, rows: Rows, score: str) -> Stored:
-    """The score of each row, in the source's float type; no value where the source has none."""
+    """The score of each row, float32; no value where the source has none."""
     if is_table(score):
         table = _table(work, score)
         return work.column(score_of_table, rows, table["uids"], table["scores"])["score"]
@@ -103,12 +103,20 @@ def scores_by_uid(work: Work, path: str, stamps: object) -> dict[str, Array]:
 
 
 def score_of_pool(view: View, column: str) -> dict[str, Array]:
-    return {"score": view.numbers(column)}
+    return {"score": _float32(view.numbers(column))}
 
 
 def score_of_table(view: View, known: Saved, scores: Saved) -> dict[str, Array]:
     place = uids.find(np.asarray(known.load()), view.uids())
-    return {"score": np.where(place >= 0, scores.load()[place], np.nan)}
+    return {"score": _float32(np.where(place >= 0, scores.load()[place], np.nan))}
+
+
+def _float32(scores: Array) -> Array:
+    """As DataComp stores and compares them; a number beyond float32 is none."""
+    with np.errstate(over="ignore"):
+        narrow = scores.astype(np.float32)
+    narrow[~np.isfinite(narrow)] = np.nan
+    return narrow
 
 
 def recipe(layers: Layers) -> Filter:
