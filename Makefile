@@ -14,6 +14,7 @@ lint: .venv/test.ok
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 .venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 
 .venv/demo.ok: pyproject.toml constraints.txt | .venv/bin/python

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from typing import Any, TypeVar
 from filters import summary
 from filters.filter import Recipe
 from filters.options import (
+    NOT_KEPT,
     PRESETS,
     CallOptions,
     Flag,
@@ -57,8 +59,10 @@ class Command:
     def main(self, arguments: list[str] | None = None) -> int:
         """Run; returns the exit code."""
         try:
-            with_sigterm_raised()
-            self._run(sys.argv[1:] if arguments is None else arguments)
+            with sigterm_raised():
+                self._run(sys.argv[1:] if arguments is None else arguments)
+        except BrokenPipeError:  # whoever read the table has seen enough of it
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except BadInput as error:
             return self._fail(str(error), 2)
         except WorkerDied as error:
@@ -66,8 +70,9 @@ class Command:
         except (KeyboardInterrupt, Terminated) as stop:
             code = 130 if isinstance(stop, KeyboardInterrupt) else 143
             self._fail("stopped; the same command goes on from here", code)
-            # Threads in the middle of a block are not waited for.
-            os._exit(code)
+            if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+                os._exit(code)  # threads in the middle of a block are not waited for
+            return code
         return 0
 
     def _fail(self, line: str, code: int) -> int:
@@ -123,7 +128,8 @@ class Command:
         return values, {name: f"preset {pool} [{tag}]" for name, (_, tag) in chosen.items()} | {"pool": "default"}
 
     def _followed(self, layers: Layers) -> Layers:
-        new = {name: layers.values[other] for name, other in self.follows.items() if layers.sources[name] == "default"}
+        free = {name: layers.values[other] for name, other in self.follows.items() if layers.sources[name] == "default"}
+        new = {name: value for name, value in free.items() if value != "none"}  # no stage, and nothing to follow
         return layers.over(new, {name: f"as {self.follows[name]}" for name in new})
 
     def _run(self, arguments: list[str]) -> None:
@@ -163,8 +169,10 @@ class Command:
             print("\n\n".join(part for part in (summary.funnel(outcome), *told, summary.places(outcome)) if part))
 
     def _config(self, layers: Layers) -> dict[str, Any]:
-        left_out = {flag.name for flag in [*flags_of(Places), *flags_of(CallOptions)]} - {"pool"}
-        return {name: value for name, value in layers.values.items() if name not in left_out}
+        """The settings as the manifest holds them; paths as they are found from any folder."""
+        kept = {name: value for name, value in layers.values.items() if name not in NOT_KEPT}
+        paths = [name for name, value in kept.items() if value and (name in ("within", "features_dir") or str(value).endswith(".parquet"))]
+        return kept | {name: str(Path(kept[name]).resolve()) for name in paths}
 
 
 def metadata_of(places: Places, progress: Progress) -> Path:
@@ -203,12 +211,21 @@ def demo_pool(progress: Progress) -> Path:
     return DEMO / "metadata"
 
 
-def with_sigterm_raised() -> None:
+@contextmanager
+def sigterm_raised() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does."""
+
     def raise_terminated(number: int, frame: object) -> None:
         raise Terminated
 
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, raise_terminated)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, raise_terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Console:

@@ -49,7 +49,8 @@ def centroids(work: Work, rows: Rows, features: Features, k: int, iterations: in
     if not len(points):
         what = f"none of {drawn.count():,} sampled rows of '{features.name}' is finite and not zero"
         raise BadInput(work.pool.location, what, "download the pool again, or name other features")
-    return {"centroids": kmeans.train(points, k, iterations, work.engine.workers, work.settings.device)}
+    with work.shown("k-means", len(points) * iterations) as watch:
+        return {"centroids": kmeans.train(points, k, iterations, work.engine.workers, work.settings.device, watch)}
 
 
 def _in_hash_order(parts: Callable[[], Iterator[dict[str, Array]]]) -> Array:

@@ -10,8 +10,6 @@ these three both sides see the same input). Python binds `-` tighter than `>>`, 
 
 from __future__ import annotations
 
-import contextlib
-import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -23,15 +21,12 @@ from filters import outcome
 from filters.maths.arrays import Array
 from filters.options import RunOptions, check_fields
 from filters.outcome import Outcome, Verdict
-from filters.pool import subset
 from filters.pool.columns import Column, Rows
-from filters.pool.errors import BadInput, from_os
-from filters.pool.files import sha256
 from filters.pool.pool import Pool
+from filters.run import run
 from filters.work.cutting import Cut
-from filters.work.engine import Engine, one_thread_each
-from filters.work.work import Progress, Settings, Silent, Work
-from filters.work.workdir import Saved, WorkDir
+from filters.work.work import Progress, Silent, Work
+from filters.work.workdir import Saved
 
 __all__ = ["Cut", "Filter", "Measured", "Recipe"]
 
@@ -96,53 +91,25 @@ class Recipe(ABC):
         save_path  the .npy to write; replaced when this work folder made it, else only with `overwrite`
         work_dir   what the run leaves; default save_path with .work for .npy
         config     settings to note in the manifest
-        look       called with the verdict before it is written, to look at it by further passes
+        look       called when all is written, to look at the verdict by further passes
         raises     BadInput when the pool, a place or an option is at fault
         """
-        options, progress = options or RunOptions(), progress or Silent()
         save_path = Path(save_path)
-        folder = Path(work_dir) if work_dir is not None else save_path.with_suffix(".work")
-        check_target(save_path)
-        if not isinstance(pool, Pool):
-            pool = Pool.open(pool, options.features_dir)
-        _check_apart(folder, pool)
-        with contextlib.ExitStack() as stack:
-            held = WorkDir(folder)
-            stack.callback(held.close)
-            before = outcome.check_same_pool(held, pool, progress.say)
-            _check_replaceable(save_path, before, overwrite)
-            stack.enter_context(one_thread_each())
-            engine = stack.enter_context(Engine(options.engine, options.num_workers or os.cpu_count() or 1))
-            settings = Settings(options.seed, device_of(options.device), options.memory_gb, options.allow_invalid)
-            outcome.begin_manifest(held, pool, before)
-            work = Work(pool, held, engine, settings, progress)
-            verdict = self._decide(work, options.within)
-            if look is not None:
-                look(work, verdict)
-            return self._finish(work, verdict, save_path, before, config or {})
+        places = (save_path, Path(work_dir) if work_dir is not None else save_path.with_suffix(".work"))
+        told = {"recipe": repr(self), "preset": (config or {}).get("pool"), "config": config or {}}
+        return run(self.verdict, pool, places, options or RunOptions(), progress or Silent(), told, overwrite, look)
 
-    def _decide(self, work: Work, within: str | None) -> Verdict:
+    def verdict(self, work: Work, within: str | None) -> Verdict:
+        """What becomes of every sample of the pool."""
         start = outcome.population(work, within)
         rows = start.kept
         for one in self.filters():
             rows = one.known(work, rows)
         work.samples = rows.count()
-        verdict = self.apply(work, rows, Names())
-        outcome.refuse_nothing(work, verdict.kept)
-        verdict.dropped = [*start.dropped, ("outside", start.kept - rows), *verdict.dropped]
-        return verdict
-
-    def _finish(self, work: Work, verdict: Verdict, save_path: Path, before: dict[str, Any], config: dict[str, Any]) -> Outcome:
-        for shard in work.pool.shards:
-            shard.check_all_unchanged()
-        outcome.write_samples(work, verdict)
-        outcome.write_tables(work, verdict)
-        status = Counter({"kept": verdict.kept.count()})
-        for name, rows in verdict.dropped:
-            status[name] += rows.count()
-        with subset.replacing(save_path, outcome.chosen_uids(work, verdict.kept)) as sha256:
-            work.dir.write_manifest(outcome.manifest(work, repr(self), config, status, sha256, before))
-        return Outcome(save_path, work.dir.folder, work.samples, work.funnel, dict(status), sha256)
+        result = self.apply(work, rows, Names())
+        outcome.refuse_nothing(work, result.kept)
+        result.dropped = [*start.dropped, ("outside", start.kept - rows), *result.dropped]
+        return result
 
 
 class Filter(Recipe):
@@ -179,6 +146,8 @@ class Filter(Recipe):
             kept = work.cut(valid, cut)
             stage.invalid, stage.kept = stage.rows_in - valid.count(), kept.count()
             tables = {f"concepts{suffix}": cut.table | _kept(work, kept, cut)} if cut.table else {}
+        if {"uid", "status"} & seen.columns.keys():
+            raise ValueError(f"{self.name} measures a column named uid or status, which every sample has already")
         columns = {column + suffix: values for column, values in seen.columns.items()}
         arrays = {array + suffix: saved for array, saved in seen.arrays.items()}
         return Verdict(kept, [("invalid", rows - valid), (self.name + suffix, valid - kept)], columns, arrays, tables)
@@ -208,6 +177,8 @@ class Combined(Recipe):
         left = self.left.apply(work, rows, names)
         right = self.right.apply(work, left.kept if self.sign == ">>" else rows, names)
         kept, dropped = _RULES[self.sign](left, right)
+        if both := left.columns.keys() & right.columns.keys():
+            raise ValueError(f"two filters of {self!r} measure a column named {min(both)}")
         return Verdict(kept, dropped, left.columns | right.columns, left.arrays | right.arrays, left.tables | right.tables)
 
 
@@ -231,38 +202,3 @@ def _without(left: Verdict, right: Verdict) -> tuple[Rows, Dropped]:
 
 
 _RULES = {">>": _then, "&": _both, "|": _either, "-": _without}
-
-
-def check_target(path: Path) -> None:
-    """Raise BadInput when no subset file can be written there: before the work, not after it."""
-    if path.suffix != ".npy":
-        raise BadInput(path, "does not end in .npy", "name the subset file OUT.npy")
-    try:
-        if path.is_dir():
-            raise BadInput(path, "is a folder", "name a file")
-        probe = path.with_name(f".{path.name}.tmp")
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise from_os(path, error) from None
-
-
-def _check_apart(folder: Path, pool: Pool) -> None:
-    """Raise BadInput when what the run leaves would lie among the pool's own files."""
-    place = pool.location.resolve()
-    if folder.resolve() == place or (folder.resolve() == place.parent and place.name in ("samples", "stages")):
-        raise BadInput(folder, f"is the place of the pool {pool.location}", "name another --work_dir")
-
-
-def _check_replaceable(path: Path, before: dict[str, Any], overwrite: bool) -> None:
-    if path.exists() and not overwrite and sha256(path) not in before.get("made", []):
-        raise BadInput(path, "exists, and this work folder did not make it", "give --overwrite, or another --save_path")
-
-
-def device_of(name: str) -> str:
-    """auto: the GPU where there is one."""
-    import torch
-
-    if name == "cuda" and not torch.cuda.is_available():
-        raise BadInput("--device cuda", "no GPU that torch can use", "give --device cpu")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name

@@ -165,6 +165,8 @@ def flags_of(owner: type, prefix: str = "", bare: bool = False) -> list[Flag]:
     return found
 
 
+NOT_KEPT = {flag.name for flag in [*flags_of(Places), *flags_of(CallOptions)]} - {"pool"}  # of one call's settings, by a manifest
+
 Preset = dict[str, tuple[Any, str]]  # canonical flag -> value, tag of its source
 
 _OURS: Preset = {
@@ -210,7 +212,7 @@ class Layers:
         """These settings with a layer on top: one that sets a flag unsets those that it excludes."""
         values, sources = dict(self.values), dict(self.sources)
         for group in self.exclusive:
-            chosen = [name for name in group if given.get(name) not in (None, False)]
+            chosen = [name for name in group if given.get(name) is not None and given[name] is not False]
             if len(chosen) > 1:
                 raise BadInput(source[chosen[0]], f"--{chosen[0]} is given together with --{chosen[1]}", "give one of them")
             for name in group if chosen else ():
@@ -250,11 +252,22 @@ def parser(name: str, description: str, groups: Iterable[tuple[str, list[Flag]]]
 
 
 def with_underscores(arguments: list[str]) -> list[str]:
-    """--save-path is --save_path."""
-    parts = [argument.partition("=") for argument in arguments]
-    return [
-        "--" + flag[2:].replace("-", "_") + sign + value if flag.startswith("--") else flag + sign + value for flag, sign, value in parts
-    ]
+    """--save-path is --save_path; and a flag's negative number is joined to it, or it would be taken for a flag."""
+    told: list[str] = []
+    for argument in arguments:
+        flag, sign, value = argument.partition("=")
+        if told and told[-1].startswith("--") and "=" not in told[-1] and _is_negative(argument):
+            told[-1] += f"={argument}"
+        else:
+            told.append("--" + flag[2:].replace("-", "_") + sign + value if flag.startswith("--") else argument)
+    return told
+
+
+def _is_negative(argument: str) -> bool:
+    try:
+        return float(argument) < 0
+    except ValueError:
+        return False
 
 
 def read_config(path: str, flags: dict[str, Flag]) -> dict[str, Any]:
@@ -273,5 +286,4 @@ def read_config(path: str, flags: dict[str, Flag]) -> dict[str, Any]:
     for name in named:
         if name not in flags:
             raise BadInput(path, f"'{name}' is no option of this command", "see --help")
-    left_out = {flag.name for flag in [*flags_of(Places), *flags_of(CallOptions)]} - {"pool"}
-    return {name: flags[name].read(value, path) for name, value in named.items() if name not in left_out}
+    return {name: flags[name].read(value, path) for name, value in named.items() if name not in NOT_KEPT}

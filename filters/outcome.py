@@ -6,7 +6,8 @@ Everything here is read from columns that the passes left; nothing is measured a
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from filters import __version__
 from filters.maths import uids
 from filters.maths.arrays import U64, Array, Bool
 from filters.pool import subset
-from filters.pool.columns import Column, Rows
-from filters.pool.errors import BadInput, from_os
+from filters.pool.columns import Column, Hashed, Rows, missing
+from filters.pool.errors import BadInput
 from filters.pool.files import replacing, write_npy
 from filters.pool.pool import Pool
+from filters.work.regroup import Part
 from filters.work.view import Bits, View
 from filters.work.work import Stage, Work
 from filters.work.workdir import Saved, WorkDir, source_key
@@ -63,7 +65,7 @@ def population(work: Work, within: str | None) -> Verdict:
     """The samples of the pool that are neither outside nor repeated. A uid that comes again leaves before the first stage."""
     everything = work.everything()
     inside = everything if within is None else _inside(work, everything, within)
-    seen = work.regroup(seen_before, inside, work.hashed(SEEN_BEFORE, BUCKETS), BUCKETS)["seen"]
+    seen = work.regroup(seen_before, inside, Hashed(work.uids, 0, SEEN_BEFORE, BUCKETS), BUCKETS)["seen"]
     repeated = work.select(_true, inside, seen)
     if not inside.count():
         where = work.pool.location if within is None else within
@@ -88,7 +90,7 @@ def is_in(view: View, table: Saved) -> Bool:
     return found
 
 
-def seen_before(part: Any) -> dict[str, Array]:
+def seen_before(part: Part) -> dict[str, Array]:
     """Whether an earlier row of the pool has the same uid."""
     order = uids.order(part.uids)
     seen = np.zeros(len(order), np.int8)
@@ -109,9 +111,28 @@ def refuse_nothing(work: Work, kept: Rows) -> None:
         raise BadInput(work.pool.location, f"nothing is left: {work.left()}", "keep more in the stages")
 
 
-def chosen_uids(work: Work, kept: Rows) -> U64:
+def leave(work: Work, verdict: Verdict, save_path: Path, told: dict[str, Any], before: dict[str, Any]) -> Outcome:
+    """Write everything beside its place, then put all of it there."""
+    for shard in work.pool.shards:
+        shard.check_all_unchanged()
+    new = work.dir.leaving()
+    _write_samples(work, verdict, new / "samples")
+    _write_tables(verdict, new)
+    status = Counter({"kept": verdict.kept.count()})
+    for name, rows in verdict.dropped:
+        status[name] += rows.count()
+    with subset.replacing(save_path, work.dir.beside(save_path), _chosen_uids(work, verdict.kept)) as sha256:
+        result = Outcome(save_path, work.dir.folder, work.samples, work.funnel, dict(status), sha256)
+        work.dir.publish(new, told | manifest(work, result, before), before)
+    return result
+
+
+def _chosen_uids(work: Work, kept: Rows) -> U64:
     """(n, 2) uint64, ascending."""
-    found = np.concatenate(list(work.each(_uids, kept)))
+    found, end = np.empty((kept.count(), 2), np.uint64), 0
+    for part in work.each(_uids, kept):
+        found[end : end + len(part)] = part
+        end += len(part)
     return found[uids.order(found)]
 
 
@@ -119,13 +140,8 @@ def _uids(view: View) -> U64:
     return view.uids()
 
 
-def write_samples(work: Work, verdict: Verdict) -> None:
-    """samples/{key}.parquet: a row a sample, in the pool's order."""
-    folder = work.dir.folder / "samples"
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise from_os(folder, error) from None
+def _write_samples(work: Work, verdict: Verdict, folder: Path) -> None:
+    """{key}.parquet: a row a sample, in the pool's order."""
     names = tuple(name for name, _ in verdict.dropped)
     masks = (rows for _, rows in verdict.dropped)
     for _ in work.each(_write_shard, work.everything(), folder, verdict.columns, names, *masks):
@@ -150,8 +166,7 @@ def arrow_array(values: Array) -> Any:
 
     if values.dtype == uids.MAYBE:
         return _binary(values["uid"], values["known"])
-    empty = np.isnan(values) if values.dtype.kind == "f" else values < 0
-    return pa.array(values, mask=np.asarray(empty))
+    return pa.array(values, mask=missing(values))
 
 
 def _binary(words: U64, known: Bool) -> Any:
@@ -171,15 +186,15 @@ def write_parquet(path: Path, table: Any) -> None:
         pq.write_table(table, file, write_page_checksum=True)
 
 
-def write_tables(work: Work, verdict: Verdict) -> None:
+def _write_tables(verdict: Verdict, folder: Path) -> None:
     """centroids and concepts, each under its stage's name."""
     import pyarrow as pa
 
     for name, saved in verdict.arrays.items():
-        with replacing(work.dir.folder / f"{name}.npy") as file:
+        with replacing(folder / f"{name}.npy") as file:
             write_npy(file, saved.load())
     for name, columns in verdict.tables.items():
-        write_parquet(work.dir.folder / f"{name}.parquet", pa.table({column: arrow_array(values) for column, values in columns.items()}))
+        write_parquet(folder / f"{name}.parquet", pa.table({column: arrow_array(values) for column, values in columns.items()}))
 
 
 # -- the manifest
@@ -194,24 +209,25 @@ def describe_pool(pool: Pool) -> dict[str, Any]:
     }
 
 
-def check_same_pool(folder: WorkDir, pool: Pool, say: Any) -> dict[str, Any]:
-    """The earlier manifest of this folder; raises BadInput when it is of another pool.
+def settle_in(folder: WorkDir, pool: Pool, before: dict[str, Any], say: Callable[[str], None]) -> None:
+    """Note whose measurements the folder holds; raises BadInput when they, or its manifest, are another pool's.
 
     What an earlier version of the program measured, or of shards that have changed, is dropped, and said.
     """
-    before = folder.read_manifest()
-    if before:
-        then, now = before["pool"], describe_pool(pool)
-        _check_same_shards(folder.folder, then, now)
-        _check_kin(folder.folder, then, pool)
-        changed = [key for key, fingerprint in now["shards"].items() if then["shards"][key] != fingerprint]
+    now, then = {"pool": describe_pool(pool), "versions": versions()}, folder.read_origin()
+    for told in (then, before):
+        if told:
+            _check_same_shards(folder.folder, told["pool"], now["pool"])
+            _check_kin(folder.folder, told["pool"], pool)
+    if then:
+        changed = [key for key, fingerprint in now["pool"]["shards"].items() if then["pool"]["shards"][key] != fingerprint]
         if changed:
-            say(f"{len(changed)} of {len(now['shards'])} shards changed since the last run here, {changed[0]} among them: measured again")
+            say(f"{len(changed)} of {len(pool.shards)} shards changed since the last run here, {changed[0]} among them: measured again")
             folder.forget()
-        elif _measuring(before.get("versions")) != _measuring(versions()):
+        elif _measuring(then.get("versions")) != _measuring(now["versions"]):
             say("another version of the program ran here before: measured again")
             folder.forget()
-    return before
+    folder.write_origin(now)
 
 
 def _check_same_shards(folder: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
@@ -228,13 +244,6 @@ def _check_kin(folder: Path, then: dict[str, Any], pool: Pool) -> None:
     if then["location"] == location or any(shard.rows and then["shards"][shard.key] == shard.fingerprint for shard in pool.shards):
         return
     raise BadInput(folder, f"belongs to the pool {then['location']}, not to {location}", "name another --work_dir")
-
-
-def begin_manifest(folder: WorkDir, pool: Pool, before: dict[str, Any]) -> None:
-    """Note whose folder this is before the first pass; a finished run's manifest stays until the next one is finished."""
-    now = {"pool": describe_pool(pool), "versions": versions(), "made": before.get("made", [])}
-    if {name: before.get(name) for name in now} != now:
-        folder.write_manifest(now)
 
 
 def _measuring(told: Any) -> list[Any]:
@@ -280,22 +289,17 @@ def funnel(stages: Iterable[Stage]) -> list[dict[str, Any]]:
     ]
 
 
-def manifest(
-    work: Work, recipe: str, config: dict[str, Any], status: dict[str, int], sha256: str, before: dict[str, Any]
-) -> dict[str, Any]:
+def manifest(work: Work, result: Outcome, before: dict[str, Any]) -> dict[str, Any]:
     """What was run, on what, with what result. `made`: every subset file that this folder has made."""
     return {
-        "preset": config.get("pool"),
-        "config": config,
-        "recipe": recipe,
         "seed": work.settings.seed,
         "pool": describe_pool(work.pool),
         "versions": versions(),
         "machine": machine(work.settings.device),
-        "samples": work.samples,
-        "status": status,
+        "samples": result.samples,
+        "status": result.status,
         "stages": funnel(work.funnel),
         "bytes_read": work.bytes_read,
-        "sha256": sha256,
-        "made": sorted({*before.get("made", []), sha256}),
+        "sha256": result.sha256,
+        "made": sorted({*map(str, before.get("made", [])), result.sha256}),
     }

@@ -28,12 +28,12 @@ from filters.maths.arrays import I64, Array
 from filters.maths.pairs import earlier_max
 from filters.options import Layers, option
 from filters.pool.columns import Column, Rows
-from filters.topscore import score_column
+from filters.scores import score_column, scored
 from filters.work.regroup import Part
 from filters.work.work import Work
 
 SKEW = 1.5  # sum of squared cluster sizes over that of equal clusters, measured on CLIP embeddings
-POINTS_PER_CENTROID = 64
+POINTS_PER_CENTROID = 64  # 99.7 % of pairs above 0.9 among 12,000 real images meet in a cluster; with faiss's 256, 99.8 %
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,10 @@ class SemDeDup(Filter):
     fraction: float | None = option("share of the stage's input to keep: the least similar", None, interval="(0, 1]")
     eps: float | None = option("drop what is more similar than 1 - eps to an earlier one [code: 0.07 on LAION]", None, interval="[0, 1]")
     clusters: int | None = option(
-        "k-means clusters; auto: what costs least, sqrt(1.5 n / 2) [ours; code: 50,000]", None, interval="[1, inf)", unset="auto"
+        "k-means clusters; auto: what costs least, sqrt(1.5 n / 2), found on 64 samples a cluster [ours; code: 50,000 on 256]",
+        None,
+        interval="[1, inf)",
+        unset="auto",
     )
     kmeans_iters: int = option("k-means iterations [ours; code: 100]", 20, interval="[1, inf)")
     features: str = option("npz member that tells what is alike [ours]", "l14_img")
@@ -56,6 +59,9 @@ class SemDeDup(Filter):
         choices=("hard", "easy", "score"),
     )
     score: str = option("the score of prefer score, as TopScore takes it", "l14")
+
+    def known(self, work: Work, rows: Rows) -> Rows:
+        return scored(work, rows, self.score) if self.prefer == "score" else rows
 
     def measure(self, work: Work, rows: Rows) -> Measured:
         features = work.pool.features(self.features)

@@ -61,7 +61,7 @@ def spokesmen(work: Work, verdict: Verdict, ids: I64) -> dict[int, str]:
     concept, distance = verdict.columns["concept"], verdict.columns["distance"]
     placed = work.present(work.everything(), concept)
     near = _nearest_of_all(list(work.scan(closest, placed, concept, distance, ids)))
-    masks = [np.isin(np.arange(shard.rows), near["row"][near["shard"] == shard.index]) for shard in work.pool.shards]
+    masks = (np.isin(np.arange(shard.rows), near["row"][near["shard"] == shard.index]) for shard in work.pool.shards)
     found = list(work.scan(captions_of, Rows.of(masks), concept))
     groups = np.concatenate([part["concept"] for part in found])
     texts = np.concatenate([part["text"] for part in found])

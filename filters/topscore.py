@@ -16,22 +16,13 @@ if __name__ == "__main__":
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from filters.command import Command
 from filters.filter import Cut, Filter, Measured
-from filters.maths import uids
-from filters.maths.arrays import Array
 from filters.options import Layers, option
-from filters.outcome import is_in
-from filters.pool.columns import NUMBERS, Rows, Stored, read_table
+from filters.pool.columns import Rows
 from filters.pool.errors import BadInput
-from filters.pool.subset import stamps
-from filters.work.view import View
+from filters.scores import score_column, scored
 from filters.work.work import Work
-from filters.work.workdir import Saved
-
-COLUMNS = {"l14": "clip_l14_similarity_score", "b32": "clip_b32_similarity_score"}
 
 
 @dataclass(frozen=True)
@@ -41,7 +32,7 @@ class TopScore(Filter):
     name: ClassVar[str] = "topscore"
     alternatives: ClassVar[tuple[tuple[str, ...], ...]] = (("fraction", "size", "threshold"),)
 
-    score: str = option("l14, b32, another parquet column, the path of a parquet with uid,score, or in a recipe none: no such stage", "l14")
+    score: str = option("l14, b32, another parquet column, the path of a parquet with uid,score, or (densprune) none: no such stage", "l14")
     fraction: float | None = option("share of the stage's input to keep", None, interval="(0, 1]")
     size: int | None = option("samples to keep, instead of a fraction", None, interval="[1, inf)")
     threshold: float | None = option("smallest score to keep, instead of a fraction", None, interval="(-inf, inf)")
@@ -50,12 +41,7 @@ class TopScore(Filter):
     )
 
     def known(self, work: Work, rows: Rows) -> Rows:
-        if not is_table(self.score):
-            return rows
-        found = work.select(is_in, rows, _table(work, self.score)["uids"])
-        if not found.count():
-            raise BadInput(self.score, f"has a score of none of the pool's {rows.count():,} samples", "name the table of this pool")
-        return found
+        return scored(work, rows, self.score)
 
     def measure(self, work: Work, rows: Rows) -> Measured:
         return Measured(columns={"score": score_column(work, rows, self.score)})
@@ -76,47 +62,6 @@ class TopScore(Filter):
         if self.size > rows.count():
             raise BadInput("size", f"{self.size:,} samples asked for, {rows.count():,} left ({work.left()})", "ask for fewer")
         return self.size
-
-
-def score_column(work: Work, rows: Rows, score: str) -> Stored:
-    """The score of each row, float32; no value where the source has none."""
-    if is_table(score):
-        table = _table(work, score)
-        return work.column(score_of_table, rows, table["uids"], table["scores"])["score"]
-    column = COLUMNS.get(score, score)
-    work.pool.check_column(column, NUMBERS)
-    return work.column(score_of_pool, rows, column)["score"]
-
-
-def is_table(score: str) -> bool:
-    return score.endswith(".parquet")
-
-
-def _table(work: Work, path: str) -> dict[str, Saved]:
-    return work.once(scores_by_uid, path, stamps(path))
-
-
-def scores_by_uid(work: Work, path: str, stamps: object) -> dict[str, Array]:
-    """A user's table: uids (n, 2) uint64 ascending, scores (n,) float64."""
-    known, scores = read_table(path)
-    return {"uids": known, "scores": scores}
-
-
-def score_of_pool(view: View, column: str) -> dict[str, Array]:
-    return {"score": _float32(view.numbers(column))}
-
-
-def score_of_table(view: View, known: Saved, scores: Saved) -> dict[str, Array]:
-    place = uids.find(np.asarray(known.load()), view.uids())
-    return {"score": _float32(np.where(place >= 0, scores.load()[place], np.nan))}
-
-
-def _float32(scores: Array) -> Array:
-    """As DataComp stores and compares them; a number beyond float32 is none."""
-    with np.errstate(over="ignore"):
-        narrow = scores.astype(np.float32)
-    narrow[~np.isfinite(narrow)] = np.nan
-    return narrow
 
 
 def recipe(layers: Layers) -> Filter:

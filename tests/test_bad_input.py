@@ -1689,3 +1689,24 @@ def test_the_command_itself_ends_with_one_line_and_2(bench: Bench, case: str) ->
     spoil(bench)
     the_line(as_process(*bench.arguments(*more)))
     assert not bench.out.exists()
+
+
+def test_a_score_column_of_another_type_in_one_shard_is_named(bench: Bench) -> None:
+    odd = bench.pool / f"{2:032x}.parquet"
+    scores = pq.read_table(odd)["clip_l14_similarity_score"].cast(pa.float64())
+    rewrite(odd, with_column("clip_l14_similarity_score", scores.combine_chunks()))
+    bench.refused(odd.name, f"{0:032x}.parquet", "double", "float")
+
+
+@pytest.mark.parametrize("options", [{"engine": "proces"}, {"seed": -5}, {"memory_gb": -1}, {"num_workers": 0}, {"device": "gpu"}])
+def test_a_caller_in_python_is_told_of_an_option_that_cannot_be(options: dict[str, Any], bench: Bench) -> None:
+    from filters.options import RunOptions
+    from filters.topscore import TopScore
+
+    with pytest.raises(ValueError, match=next(iter(options))):
+        TopScore(fraction=0.5).run(bench.pool, bench.folder / "o.npy", options=RunOptions(**options))
+
+
+def test_a_place_that_is_both_the_subset_and_the_work_folder_is_refused(bench: Bench) -> None:
+    both = bench.folder / "both.npy"
+    bench.refused("both.npy", more=("--work_dir", str(both), "--save_path", str(both)))

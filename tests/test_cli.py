@@ -67,6 +67,9 @@ def test_a_preset_yields_to_a_config_file_and_that_to_a_flag(tmp_path: Path, cap
         (["--no_dedup"], ("no_dedup", True), "dedup_fraction"),
         (["--score_threshold", "0.2"], ("score_threshold", 0.2), "score_fraction"),
         (["--size", "12"], ("size", 12), "fraction"),
+        (["--dedup_eps", "0"], ("dedup_eps", 0.0), "dedup_fraction"),
+        (["--score_threshold", "0"], ("score_threshold", 0.0), "score_fraction"),
+        (["--score_threshold", "-1e-3"], ("score_threshold", -1e-3), "score_fraction"),
     ],
 )
 def test_a_flag_unsets_those_of_the_preset_that_it_excludes(given: list[str], stays: tuple[str, Any], goes: str, capsys: Capture) -> None:
@@ -158,6 +161,44 @@ def test_a_manifest_repeats_its_run_to_the_same_bytes(tiny_pool: Path, tmp_path:
     assert run("--metadata_dir", tiny_pool, "--save_path", second, "--config", manifest, "--quiet") == 0
     assert first.read_bytes() == second.read_bytes()
     assert len(read_subset(first)) == 11
+
+
+def test_a_failed_run_leaves_the_last_good_one_as_it_was(tiny_pool: Path, tmp_path: Path) -> None:
+    place = ["--metadata_dir", tiny_pool, "--save_path", tmp_path / "o.npy", "--concepts", 5, "--quiet"]
+    assert run(*place) == 0
+    left = {path: path.read_bytes() for path in (tmp_path / "o.work").rglob("*") if path.is_file() and path.name != "lock"}
+    (tmp_path / "beside").mkdir()
+    for path in tiny_pool.glob("*.npz"):
+        (tmp_path / "beside" / path.name).write_bytes(path.read_bytes())
+    assert run(*place, "--features_dir", tmp_path / "beside", "--features", "nope") == 2
+    assert run(*place, "--size", 139) == 2
+    assert {path: path.read_bytes() for path in left} == left
+
+
+def test_another_recipe_in_a_work_folder_takes_away_what_it_did_not_make(tiny_pool: Path, tmp_path: Path) -> None:
+    place = ["--metadata_dir", tiny_pool, "--work_dir", tmp_path / "w", "--quiet", "--save_path"]
+    assert run(*place, tmp_path / "a.npy", "--concepts", 5) == 0
+    assert (tmp_path / "w" / "concepts.parquet").exists()
+    assert run(*place, tmp_path / "b.npy", "--fraction", 0.5, command=topscore) == 0
+    assert sorted(path.name for path in (tmp_path / "w").iterdir()) == ["lock", "manifest.json", "samples", "stages"]
+
+
+def test_a_reader_that_has_seen_enough_of_the_table_costs_nothing(tiny_pool: Path, tmp_path: Path) -> None:
+    page = ROOT / "filters" / "densprune.py"
+    line = f"{sys.executable} {page} --metadata_dir {tiny_pool} --concepts 5 --save_path o.npy | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+    assert (tmp_path / "o.npy").exists()
+
+
+def test_a_manifest_repeats_its_run_from_another_folder(tiny_pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert run("--metadata_dir", tiny_pool, "--save_path", "held.npy", "--fraction", 0.5, "--quiet", command=topscore) == 0
+    assert run("--metadata_dir", tiny_pool, "--save_path", "a.npy", "--within", "held.npy", "--concepts", 4, "--quiet") == 0
+    monkeypatch.chdir(tmp_path)
+    assert run("--metadata_dir", tiny_pool, "--save_path", "b.npy", "--config", "here/a.work/manifest.json", "--quiet") == 0
+    assert (tmp_path / "b.npy").read_bytes() == (tmp_path / "here" / "a.npy").read_bytes()
 
 
 def test_other_settings_in_the_same_work_folder_replace_its_own_output(tiny_pool: Path, tmp_path: Path) -> None:

@@ -11,7 +11,16 @@ import pytest
 ROOT = Path(__file__).parents[1] / "filters"
 FILES = sorted(ROOT.rglob("*.py"))
 ROOMS_BELOW = {"maths": set(), "pool": {"maths"}, "work": {"maths", "pool"}}
-FLOORS = [["options", "outcome"], ["filter"], ["concepts", "summary"], ["command"], ["topscore"], ["semdedup"], ["densprune"]]
+FLOORS = [
+    ["options", "outcome"],
+    ["run"],
+    ["filter"],
+    ["concepts", "scores", "summary"],
+    ["command"],
+    ["topscore"],
+    ["semdedup"],
+    ["densprune"],
+]
 
 
 def imported(path: Path) -> set[str]:
@@ -45,7 +54,7 @@ def test_a_filter_never_sees_files_threads_or_progress(page: str) -> None:
     modules = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
     modules |= {name.name for node in tree.body if isinstance(node, ast.Import) for name in node.names}
     mechanism = {"os", "pathlib", "threading", "multiprocessing", "concurrent.futures", "tqdm", "json", "tempfile"}
-    mechanism |= {"filters.work.engine", "filters.pool.embeddings", "filters.pool.archive"}
+    mechanism |= {"filters.work.engine", "filters.pool.embeddings", "filters.pool.archive", "filters.pool.subset", "filters.pool.files"}
     assert not modules & mechanism
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) in ("open", "print")]
 

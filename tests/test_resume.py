@@ -163,7 +163,7 @@ def test_the_same_bytes_after_an_interruption_between_any_passes(at: int, pool: 
 def test_an_interrupted_run_says_so_in_one_line_and_leaves_no_output(number: int, code: int, pool: Path, tmp_path: Path) -> None:
     out = tmp_path / "o.npy"
     run = subprocess.Popen([sys.executable, str(PAGE), *arguments(pool, out)], stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "o.work" / "manifest.json").exists() and run.poll() is None:
+    while not (tmp_path / "o.work" / "stages" / "origin.json").exists() and run.poll() is None:
         time.sleep(0.01)
     os.kill(run.pid, number)
     _, told = run.communicate(timeout=30)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from filters.densprune import DensityPrune
 from filters.options import RunOptions
 from filters.semdedup import SemDeDup
 from filters.topscore import TopScore
+from filters.work.work import Silent
 from tests.pools import Array, cut_into_shards, random_uids, unit, write_pool, write_shard
 
 PAGE = Path(__file__).parents[1] / "filters" / "densprune.py"
@@ -47,6 +49,30 @@ def test_the_same_bytes_with_the_same_rows_cut_into_other_shards(sizes: tuple[in
 def test_the_same_bytes_with_memory_for_a_few_rows_only(told: dict[str, Any], tmp_path: Path) -> None:
     RECIPE.run(told["pool"], tmp_path / "o.npy", options=RunOptions(memory_gb=1e-5))
     assert (tmp_path / "o.npy").read_bytes() == told["whole"]
+
+
+def test_other_memory_after_an_interruption_gives_the_same_bytes(told: dict[str, Any], tmp_path: Path) -> None:
+    """Partitions of other bounds must not be taken for the ones that were left."""
+
+    class Interrupting(Silent):
+        def begin(self, name: str, samples: int) -> None:
+            if name == "semdedup collect":
+                raise KeyboardInterrupt
+
+    for memory in (4e-4, 3.9e-4, 3.8e-4, 3.7e-4):
+        with pytest.raises(KeyboardInterrupt):
+            RECIPE.run(told["pool"], tmp_path / "o.npy", options=RunOptions(memory_gb=memory), progress=Interrupting())
+    RECIPE.run(told["pool"], tmp_path / "o.npy", options=RunOptions(memory_gb=3.6e-4))
+    assert (tmp_path / "o.npy").read_bytes() == told["whole"]
+
+
+def test_many_shards_need_few_open_files(tmp_path: Path) -> None:
+    told = write_pool(tmp_path / "unused", np.random.default_rng(3), (600,))
+    cut_into_shards(tmp_path / "pool", told, (2,) * 300)
+    line = f"ulimit -n 100; exec {shlex.join(arguments(tmp_path / 'pool', tmp_path / 'o.npy')[:-1])}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "most complex concepts" in done.stdout
 
 
 def arguments(pool: Path, out: Path, *more: str) -> list[str]:

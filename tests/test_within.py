@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,18 @@ def test_samples_that_are_held_but_not_in_the_pool_change_nothing(told: dict[str
             == 0
         )
     assert outs[0].read_bytes() == outs[1].read_bytes()
+
+
+def test_a_file_of_other_uids_under_the_same_name_size_and_date_is_read_again(told: dict[str, Any], tmp_path: Path) -> None:
+    first = write_uids(tmp_path / "held.npy", told["half"])
+    options, out = RunOptions(within=str(first)), tmp_path / "o.npy"
+    TopScore(fraction=1.0).run(told["pool"], out, options=options)
+    other = [uid for uid in told["uids"] if uid not in told["half"]]
+    dates = first.stat().st_atime_ns, first.stat().st_mtime_ns
+    write_uids(first, other)
+    os.utime(first, ns=dates)
+    TopScore(fraction=1.0).run(told["pool"], out, options=options)
+    assert set(read_subset(out)) == {int(uid, 16) for uid in other}
 
 
 def test_a_folder_to_which_a_shard_was_added_is_read_again(told: dict[str, Any], tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from filters.maths.arrays import I64, U64, Array, Bool
 
 ONES = np.uint64(0xFFFFFFFFFFFFFFFF)
-COUNTERS = 1 << 22  # of one pass: 32 MB
+COUNTERS = 1 << 19  # of one shard's pass: 4 MB
 FEW = 1 << 20  # candidates that may be sorted at once
 
 

@@ -7,7 +7,7 @@ number of workers changes no bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,12 +28,16 @@ class Assigned(NamedTuple):
     sums: F64  # (k, d) sum of each cluster's unit rows
 
 
-def train(points: Array, k: int, iterations: int, workers: int = 1, device: str = "cpu") -> F32:
+Watch = Callable[[int], None]
+
+
+def train(points: Array, k: int, iterations: int, workers: int = 1, device: str = "cpu", watch: Watch | None = None) -> F32:
     """k centroids of unit length.
 
     points      (n, d) float16 or float32, finite and not zero, in the order of the draw; used as unit rows
     k           1 or more; more than there are distinct rows leaves clusters without members
     iterations  at most; ends sooner when no label changes
+    watch       called with the points seen after each iteration
     returns     (k, d) float32, unit rows
     raises      ValueError for no points or k < 1
     Source: METHOD 2.2; the start is the first k distinct rows, an empty cluster takes half of the largest [ours].
@@ -49,6 +53,8 @@ def train(points: Array, k: int, iterations: int, workers: int = 1, device: str 
                 break
             before = found.labels
             centroids = _update(points, found, centroids)
+            if watch is not None:
+                watch(len(points))
     return centroids
 
 
@@ -79,14 +85,15 @@ def _assign(points: Array, centroids: F32, threads: ThreadPoolExecutor, device: 
 def _assign_chunk(points: Array, centroids: Tensor) -> Assigned:
     import torch
 
-    labels, products, sums = [], [], torch.zeros_like(centroids)
+    # On the CPU: a GPU adds in any order.
+    labels, products, sums = [], [], torch.zeros(centroids.shape)
     for start in range(0, len(points), BLOCK):
         rows, _ = unit(_tensor(points[start : start + BLOCK], centroids.device))
         label, product = nearest(rows, centroids)
-        sums.index_add_(0, label, rows)
+        sums.index_add_(0, label.cpu(), rows.cpu())
         labels.append(label)
         products.append(product)
-    return Assigned(torch.cat(labels).cpu().numpy(), torch.cat(products).cpu().numpy(), sums.cpu().numpy().astype(np.float64))
+    return Assigned(torch.cat(labels).cpu().numpy(), torch.cat(products).cpu().numpy(), sums.numpy().astype(np.float64))
 
 
 def _update(points: Array, found: Assigned, centroids: F32) -> F32:

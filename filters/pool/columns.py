@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 TEXTS = ("string", "large_string")
+FLOATS: dict[str, np.dtype[Any]] = {"halffloat": np.dtype(np.float16), "float": np.dtype(np.float32)}
 NUMBERS = ("float", "double", "halffloat", *(f"{sign}int{width}" for sign in ("", "u") for width in (8, 16, 32, 64)))
 
 
@@ -142,6 +143,7 @@ def parquet_batches(shard: Shard, name: str, pulse: Callable[[int], None]) -> It
     import pyarrow as pa
 
     shard.check_unchanged(shard.parquet)
+    shard.column_type(name)
     rows = 0
     try:
         for batch in _batches(shard.parquet, name, pulse):
@@ -214,13 +216,13 @@ def text_buffers(chunk: pa.Array) -> tuple[memoryview, I64]:
 
 def read_numbers(shard: Shard, name: str, pulse: Callable[[int], None]) -> Array:
     """(n,) in the column's own float type, whole numbers as float64; NaN where it is null or not finite."""
-    parts = [_numbers_of(batch) for batch in parquet_batches(shard, name, pulse)]
-    return np.concatenate(parts) if parts else np.empty(0, np.float32)
+    kind = FLOATS.get(shard.column_type(name), np.dtype(np.float64))
+    parts = [_numbers_of(batch, kind) for batch in parquet_batches(shard, name, pulse)]
+    return np.concatenate([np.empty(0, kind), *parts])
 
 
-def _numbers_of(batch: pa.Array) -> Array:
-    kind = np.dtype(batch.type.to_pandas_dtype())
-    numbers: Array = batch.to_numpy(zero_copy_only=False).astype(kind if kind.kind == "f" else np.float64)
+def _numbers_of(batch: pa.Array, kind: np.dtype[Any]) -> Array:
+    numbers: Array = batch.to_numpy(zero_copy_only=False).astype(kind)
     numbers[~np.isfinite(numbers)] = np.nan
     return numbers
 
@@ -245,17 +247,33 @@ def read_table(path: str) -> tuple[U64, Array]:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path, columns=["uid", "score"])
-        texts = table["uid"].to_pylist()
-        scores = table["score"].cast(pa.float64()).to_numpy()
-        known = uids.from_texts(texts)
-    except uids.BadUid as bad:
-        raise BadInput(
-            path, f"row {bad.row:,}: uid {shortened(texts[bad.row])} is not 1 to {uids.DIGITS} hexadecimal digits", "mend the table"
-        ) from None
-    except (pa.ArrowException, OSError, ValueError, TypeError, AttributeError) as error:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            _check_table(path, file.schema_arrow)
+            parts: list[tuple[U64, Array]] = []
+            for batch in file.iter_batches(BATCH, columns=["uid", "score"]):
+                parts.append(_table_part(path, BATCH * len(parts), batch))
+    except OSError as error:
+        raise (unreadable if error.errno is None else from_os)(path, error) from None
+    except (pa.ArrowException, ValueError) as error:
         raise unreadable(path, error) from None
-    return _once_each(path, known, np.where(np.isfinite(scores), scores, np.nan))
+    known = np.concatenate([np.empty((0, 2), np.uint64), *(part[0] for part in parts)])
+    return _once_each(path, known, np.concatenate([np.empty(0), *(part[1] for part in parts)]))
+
+
+def _check_table(path: str, schema: pa.Schema) -> None:
+    for name, kinds in (("uid", TEXTS), ("score", NUMBERS)):
+        kind = str(schema.field(name).type) if schema.names.count(name) == 1 else f"there {schema.names.count(name)} times"
+        if kind not in kinds:
+            raise BadInput(path, f"column '{name}' is {kind}, not {' or '.join(kinds)}", "name a table of uid and score")
+
+
+def _table_part(path: str, begin: int, batch: pa.RecordBatch) -> tuple[U64, Array]:
+    batch.validate(full=True)
+    try:
+        return _uids_of(batch.column("uid")), _numbers_of(batch.column("score"), np.dtype(np.float64))
+    except uids.BadUid as bad:
+        what = f"row {begin + bad.row:,}: uid {shortened(bad.text)} is not 1 to {uids.DIGITS} hexadecimal digits"
+        raise BadInput(path, what, "mend the table") from None
 
 
 def _once_each(path: str, known: U64, scores: Array) -> tuple[U64, Array]:

@@ -18,7 +18,7 @@ import numpy as np
 from filters.maths.arrays import I64, Array, Bool
 from filters.maths.blocks import BLOCK, unit
 from filters.pool.archive import AGAIN, Member
-from filters.pool.errors import BadInput
+from filters.pool.errors import BadInput, from_os
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,10 +84,10 @@ def _tensor(rows: Array) -> Tensor:
 
 def _pieces(member: Member, wanted: Bool, verify: bool, pulse: Callable[[int], None]) -> Iterator[tuple[int, Array]]:
     """(first row, (m, d) rows) of each piece; skips pieces without wanted rows when a skip is possible and nothing is verified."""
-    if member.entry.stored:
-        yield from _stored_pieces(member, wanted, verify, pulse)
-    else:
-        yield from _deflated_pieces(member, pulse)
+    try:
+        yield from _stored_pieces(member, wanted, verify, pulse) if member.entry.stored else _deflated_pieces(member, pulse)
+    except OSError as error:
+        raise from_os(member.path, error) from None
 
 
 def _piece_rows(member: Member) -> int:

@@ -31,13 +31,15 @@ class Shard:
     parquet: Path
     rows: int
     columns: dict[str, str] = field(repr=False)  # name -> type, as the footer says
-    archives: tuple[Archive, ...] = field(repr=False)  # embeddings kept elsewhere first, then the pool's own
+    beside: Archive | None = field(repr=False)  # embeddings kept elsewhere
+    archive: Archive | None = field(repr=False)  # the pool's own
     footer: str = field(repr=False)
     stamps: dict[Path, Stamp] = field(repr=False)
 
     @property
     def fingerprint(self) -> str:
-        return _digest(self.footer, *(archive.fingerprint for archive in self.archives))
+        """Of the pool's own pair."""
+        return _digest(self.footer, self.archive.fingerprint if self.archive else "")
 
     def check_unchanged(self, path: Path) -> None:
         """Raise BadInput when the file is not the one that was there when the pool was opened."""
@@ -48,15 +50,22 @@ class Shard:
         for path in self.stamps:
             self.check_unchanged(path)
 
+    def column_type(self, name: str) -> str:
+        """Type of a parquet column; raises BadInput when there is no such column."""
+        if name not in self.columns:
+            what = f"has no column '{name}', only {', '.join(self.columns)}"
+            raise BadInput(self.parquet, what, "name one of these, or download it again")
+        return self.columns[name]
+
     def member(self, name: str) -> Member:
         """The named array; raises BadInput when no archive of the shard has it, or it is not (rows, d) of floats."""
-        for archive in self.archives:
-            if name in archive.entries:
+        for archive in (self.beside, self.archive):
+            if archive is not None and name in archive.entries:
                 return archive.member(name).checked(self.rows, self.parquet)
-        if not self.archives:
+        if self.archive is None:
             raise BadInput(self.parquet, "has no npz beside it", f"download {self.key}.npz as well: '{name}' is needed")
-        have = ", ".join(sorted(self.archives[-1].entries)) or "nothing"
-        raise BadInput(self.archives[-1].path, f"has no member '{name}', only {have}", "name one of these, or download the pair again")
+        have = ", ".join(sorted(self.archive.entries)) or "nothing"
+        raise BadInput(self.archive.path, f"has no member '{name}', only {have}", "name one of these, or download the pair again")
 
 
 @dataclass(frozen=True)
@@ -66,10 +75,7 @@ class Features:
     name: str
     dtype: str
     width: int
-
-    @property
-    def row_bytes(self) -> int:
-        return self.width * int(self.dtype[-1])
+    fingerprint: str  # of all its parts, wherever they are kept
 
 
 @dataclass(frozen=True)
@@ -112,17 +118,19 @@ class Pool:
             like = next(member for member in found if (member.dtype, member.width) == common)
             what = f"'{name}' is {odd.dtype} {odd.width} wide, in {like.path.name} it is {like.dtype} {like.width} wide"
             raise BadInput(odd.path, what, "download the odd one again")
-        return Features(name, *common)
+        return Features(name, *common, _digest(*(repr(member.entry) for member in found)))
 
     def check_column(self, name: str, kinds: tuple[str, ...]) -> None:
-        """Raise BadInput unless every parquet has the column, in one of these types."""
+        """Raise BadInput unless every parquet has the column, in one of these types and the same throughout."""
+        first = self.shards[0]
         for shard in self.shards:
-            if name not in shard.columns:
+            kind, like = shard.column_type(name), first.column_type(name)
+            if kind not in kinds:
+                raise BadInput(shard.parquet, f"column '{name}' is {kind}, not {' or '.join(kinds)}", "download it again")
+            if kind != like:
                 raise BadInput(
-                    shard.parquet, f"has no column '{name}', only {', '.join(shard.columns)}", "name one of these, or download it again"
+                    shard.parquet, f"column '{name}' is {kind}, in {first.parquet.name} it is {like}", "download the odd one again"
                 )
-            if shard.columns[name] not in kinds:
-                raise BadInput(shard.parquet, f"column '{name}' is {shard.columns[name]}, not {' or '.join(kinds)}", "download it again")
 
 
 def _keys(folder: Path) -> Iterator[str]:
@@ -165,11 +173,12 @@ def _open_shard(folder: Path, beside: Path | None, key: str, index: int) -> Shar
     parquet, npz = folder / f"{key}.parquet", folder / f"{key}.npz"
     if beside is not None and not (beside / f"{key}.npz").is_file():
         raise BadInput(beside / f"{key}.npz", "is not there", "every shard needs its embeddings: same keys, same rows")
-    paths = [beside / f"{key}.npz"] if beside is not None else []
-    paths += [npz] if npz.is_file() else []
-    stamps = {path: _stamp(path) for path in [parquet, *paths]}
+    other = beside / f"{key}.npz" if beside is not None else None
+    paths = [path for path in (parquet, npz, other) if path is not None and (path != npz or path.is_file())]
+    stamps = {path: _stamp(path) for path in paths}
+    archives = [Archive.open(path) if path is not None and path in stamps else None for path in (other, npz)]
     rows, columns, footer = _read_footer(parquet)
-    return Shard(key, index, parquet, rows, columns, tuple(map(Archive.open, paths)), footer, stamps)
+    return Shard(key, index, parquet, rows, columns, archives[0], archives[1], footer, stamps)
 
 
 def _read_footer(path: Path) -> tuple[int, dict[str, str], str]:

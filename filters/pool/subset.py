@@ -24,14 +24,14 @@ Map = Callable[[Callable[[Path], U64], Iterable[Path]], Iterable[U64]]
 
 
 @contextmanager
-def replacing(path: Path, chosen: U64) -> Iterator[str]:
+def replacing(path: Path, new: Path, chosen: U64) -> Iterator[str]:
     """Write a subset file; gives its sha256, and puts it in place when the block ends well.
 
+    new     where it is written first, beside `path`; what a killed run left there is written over
     chosen  (n, 2) uint64, strictly ascending
     The file appears under `path` whole or not at all: written beside it, synced, read back, renamed.
     """
     assert uids.ascending(chosen).all(), "a subset is written in ascending order, each uid once"
-    new = path.with_name(f".{path.name}.tmp")
     try:
         with writing(new, path) as file:
             write_npy(file, np.ascontiguousarray(chosen).view(uids.SUBSET).reshape(-1))
@@ -86,12 +86,18 @@ def held_files(folder: Path) -> list[Path]:
     return [folder / (f"{shard}.parquet" if shard in tables else f"{shard}.tar") for shard in shards]
 
 
-def stamps(place: str) -> list[tuple[str, int, int]]:
-    """Name, size and date of the file, or of the files that `held` reads in the folder: what was read of them can be kept."""
+Stamp = tuple[str, int, int, int]
+
+
+def stamps(place: str) -> list[Stamp]:
+    """Path, size, inode and time of the last change of any kind of the file, or of the files that `held` reads in the folder.
+
+    What was read of them holds as long as these do. Not the date: copying may set it back.
+    """
     path = Path(place)
     try:
         files = held_files(path) if path.is_dir() else [path]
-        return [(file.name, (status := file.stat()).st_size, status.st_mtime_ns) for file in files]
+        return [(str(file.resolve()), (told := file.stat()).st_size, told.st_ino, told.st_ctime_ns) for file in files]
     except OSError as error:
         raise from_os(path, error) from None
 

@@ -45,6 +45,8 @@ def carry_out(work: Work, rows: Rows, cut: Cut) -> Rows:
     assert cut.quota is not None, "a cut has a quota or a threshold"
     if cut.floor is not None:
         assert isinstance(cut.quota, int), "with a floor a group, the quota is of all groups together"
+        if cut.floor.sum() > cut.quota:
+            raise ValueError(f"the floors ask for {cut.floor.sum():,} rows, the quota for {cut.quota:,} in all")
         first = _by_quota(work, rows, cut, cut.floor, cut.group)
         return first | _by_quota(work, rows - first, cut, np.array([cut.quota - first.count()]), None)
     return _by_quota(work, rows, cut, np.atleast_1d(np.asarray(cut.quota, np.int64)), cut.group)
@@ -75,7 +77,9 @@ class _Block:
 
     def __init__(self, view: View, by: Column, group: Column | None, largest: bool) -> None:
         self.view = view
-        self.key = counting.keys(view.values(by), largest)
+        values = view.values(by)
+        self.width = 8 * values.dtype.itemsize
+        self.key = counting.keys(values, largest)
         self.group: I64 = np.zeros(len(self.key), np.int64) if group is None else view.values(group).astype(np.int64)
 
     def word(self, number: int) -> U64:
@@ -84,6 +88,8 @@ class _Block:
 
 def _counts(view: View, by: Column, group: Column | None, largest: bool, search: counting.Search) -> dict[str, Array]:
     block = _Block(view, by, group, largest)
+    if block.width != search.width:
+        raise ValueError(f"{view.shard.parquet}: its values have {block.width} bits, those of the first shard {search.width}")
     return {"counts": search.counts(block.group, block.word)}
 
 

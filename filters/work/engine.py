@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections import deque
@@ -53,6 +54,7 @@ class Engine:
     def __init__(self, kind: str, workers: int) -> None:
         self.kind, self.workers = kind, workers
         self.stop = Stop()
+        self._others = {child.pid for child in multiprocessing.active_children()}
         self._executor = _threads(workers) if kind == "threads" else _processes(workers)
 
     def __enter__(self) -> Engine:
@@ -63,8 +65,14 @@ class Engine:
         self.stop.set()
         interrupted = kind is not None and not issubclass(kind, Exception)
         if interrupted:
-            stop_processes()
-        self._executor.shutdown(wait=not interrupted, cancel_futures=True)
+            self._kill()
+        self._executor.shutdown(wait=not interrupted or self.kind == "processes", cancel_futures=True)
+
+    def _kill(self) -> None:
+        """End the worker processes at once."""
+        for child in multiprocessing.active_children():
+            if child.pid not in self._others:
+                child.kill()
 
     def map(self, function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
         """function(job) of each job, in order; no more jobs are in flight than keep the workers busy.
@@ -84,11 +92,12 @@ class Engine:
                 future.cancel()
 
     def _send(self, function: Callable[[Job], Result], job: Job) -> Future[Result]:
-        try:
-            return self._executor.submit(function, job)
-        except BrokenProcessPool:
-            self._executor = _processes(self.workers)
-            return self._executor.submit(function, job)
+        with _interrupts_blocked():
+            try:
+                return self._executor.submit(function, job)
+            except BrokenProcessPool:
+                self._executor = _processes(self.workers)
+                return self._executor.submit(function, job)
 
     def _first(self, function: Callable[[Job], Result], flight: deque[tuple[Job, Future[Result]]]) -> Result:
         """The result of the job sent first. A worker that dies takes all jobs in flight along: each is sent again when it is first,
@@ -101,6 +110,16 @@ class Engine:
                 future = self._send(function, job)
         future.cancel()
         raise WorkerDied(f"{job}: {TRIES} worker processes died at it, for want of memory perhaps; try fewer --num_workers")
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Worker processes begin here, and inherit this: Ctrl-C reaches the whole group, but the parent alone decides."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -128,12 +147,9 @@ def _processes(workers: int) -> Executor:
 
 
 def _begin_process(parent: int) -> None:
-    import signal
-
     import torch
     from threadpoolctl import threadpool_limits
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     torch.set_num_threads(1)
     threadpool_limits(limits=1)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
@@ -144,9 +160,3 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
-
-
-def stop_processes() -> None:
-    """End the worker processes of this one at once."""
-    for child in multiprocessing.active_children():
-        child.kill()

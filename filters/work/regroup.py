@@ -22,7 +22,7 @@ from filters.pool.files import write_npy, writing
 from filters.pool.pool import Features
 from filters.work.engine import Stop
 from filters.work.view import Done, Task, View
-from filters.work.workdir import Saved, Unit
+from filters.work.workdir import Saved, Unit, key_of
 
 if TYPE_CHECKING:
     from filters.work.work import Work
@@ -72,15 +72,15 @@ def carry_out(work: Work, folder: Path, wish: Wish) -> None:
     """Leave a column of each array that the task returns in `folder`."""
     dtype = record_type(wish.carry, work.pool.shards[0].key, wish.features)
     sizes = work.counts(wish.rows, wish.by, wish.groups)
-    _check_space(work, int(sizes.sum()) * dtype.itemsize)
     limit = work.settings.memory_gb * 1e9 / (2 * work.engine.workers * dtype.itemsize)
     edges = bundles(sizes, max(1, int(limit)))
-    parts = folder / f"parts-{len(edges) - 1}"
+    parts = folder / f"parts-{key_of(edges)[:16]}"  # other memory or workers give other parts
+    _check_space(work, int(sizes.sum()) * dtype.itemsize, parts)
     with work.inside(parts):
         arguments = (wish.by, edges, wish.carry, wish.features)
         files = work.folder(split, "split", wish.rows, (wish.by, edges, *wish.carry.values(), wish.features))
         work.record(files, split, wish.rows, arguments, column=False)
-        counts = np.stack([Unit(files, shard.key).load("counts") for shard in work.pool.shards])  # (shards, parts)
+        counts = np.stack([np.array(Unit(files, shard.key).load("counts")) for shard in work.pool.shards])  # (shards, parts)
         _solve_all(work, wish, parts, files, counts, dtype)
         work.record(folder, collect, wish.rows, (wish.by, edges, _starts(parts, counts), parts), column=True)
     for other in folder.glob("parts-*"):  # of a run with other memory or workers that was interrupted
@@ -105,7 +105,9 @@ def bundles(sizes: I64, limit: int) -> I64:
     return np.array([*edges, len(sizes)], np.int64)
 
 
-def _check_space(work: Work, need: int) -> None:
+def _check_space(work: Work, size: int, parts: Path) -> None:
+    """Raise BadInput when the sorted rows, less what an earlier run has left of them, will not fit."""
+    need = size - sum(path.stat().st_size for path in parts.rglob("*"))
     free = shutil.disk_usage(work.dir.folder).free
     if need > free:
         what = f"{need / 1e9:,.1f} GB of sorted rows will not fit: {free / 1e9:,.1f} GB are free"
@@ -197,8 +199,7 @@ def _solve_all(work: Work, wish: Wish, parts: Path, files: Path, counts: I64, dt
         )
         for part in range(counts.shape[1])
     )
-    name = f"{work.label} {wish.task.__name__.replace('_', ' ')}".strip()
-    for _ in work.watched(name, work.engine.map(solve, jobs), int(counts.sum())):
+    for _ in work.watched(wish.task.__name__, work.engine.map(solve, jobs), int(counts.sum())):
         pass
 
 

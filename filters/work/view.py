@@ -82,7 +82,7 @@ class View:
     def _stream(self, features: str) -> Iterator[Raw]:
         member = self.shard.member(features)
         self.shard.check_unchanged(member.path)
-        mark = Unit(self.checked, f"{self.shard.key}.{key_of(features, self.shard.fingerprint)[:16]}")
+        mark = Unit(self.checked, f"{self.shard.key}.{key_of(features, repr(member.entry))[:16]}")
         verify = not mark.whole()
         self.streams += 1
         yield from embeddings.raw_blocks(member, self.live.mask(), verify, self.pulse)

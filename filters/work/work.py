@@ -7,7 +7,6 @@ its arguments, the rows, the pool's fingerprint and our sources; what is recorde
 
 from __future__ import annotations
 
-import inspect
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +25,7 @@ from filters.work import regroup
 from filters.work.cutting import Cut, carry_out
 from filters.work.engine import Engine
 from filters.work.view import Bits, Done, Job, Task, View, of_shard, run
-from filters.work.workdir import Saved, Unit, WorkDir, file_key, key_of, source_key
+from filters.work.workdir import Saved, Unit, WorkDir, foreign_key, key_of, source_key
 
 INVALID_SHARE = 0.01
 
@@ -115,11 +114,12 @@ class Work:
     # -- the verbs
 
     def scan(self, task: Task, rows: Rows, *arguments: Any) -> Iterator[dict[str, Array]]:
-        """task(view, *arguments) of each shard, in the pool's order; sum or join what it yields."""
+        """task(view, *arguments) of each shard, in the pool's order; sum or join what it yields, a shard at a time."""
         folder = self.folder(task, "scan", rows, arguments)
         self.record(folder, task, rows, arguments, column=False)
         units = (Unit(folder, shard.key) for shard in self.pool.shards)
-        return ({name: unit.load(name) for name in unit.names()} for unit in units)
+        # Copies: a map keeps its file open, and there may be thousands of shards.
+        return ({name: np.array(unit.load(name)) for name in unit.names()} for unit in units)
 
     def column(self, task: Task, rows: Rows, *arguments: Any) -> dict[str, Stored]:
         """task(view, *arguments) gives arrays that belong to the rows in play, in their order: a column each."""
@@ -214,11 +214,9 @@ class Work:
     # -- inside
 
     def _key(self, function: Callable[..., Any], verb: str, arguments: tuple[Any, ...]) -> str:
-        source = inspect.getsourcefile(function) or ""
-        ours = Path(source).is_relative_to(Path(__file__).resolve().parents[1])
         name = f"{function.__module__}.{function.__qualname__}"
         place = (self.settings.device, self.pool.fingerprint, source_key())
-        return key_of(verb, name, "" if ours else file_key(source), *place, *arguments)
+        return key_of(verb, name, foreign_key(function), *place, *arguments)
 
     @property
     def label(self) -> str:
@@ -255,20 +253,25 @@ class Work:
             )
             for shard in shards
         )
-        name = f"{self._label} {task.__name__.strip('_').replace('_', ' ')}".strip()
         total = int(rows.counts()[[shard.index for shard in shards]].sum())
-        yield from self.watched(name, self.engine.map(run, jobs), total)
+        yield from self.watched(task.__name__, self.engine.map(run, jobs), total)
+
+    @contextmanager
+    def shown(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Show how far something is: gives what to call with the samples done."""
+        self.progress.begin(f"{self._label} {name.strip('_').replace('_', ' ')}".strip(), total)
+        try:
+            yield self.progress.advance
+        finally:
+            self.progress.end()
 
     def watched(self, name: str, done: Iterable[Done], total: int) -> Iterator[Done]:
         """Show and count what comes back from the workers."""
-        self.progress.begin(name, total)
-        try:
+        with self.shown(name, total) as advance:
             for one in done:
                 self.bytes_read += one.bytes_read
-                self.progress.advance(one.rows)
+                advance(one.rows)
                 yield one
-        finally:
-            self.progress.end()
 
     def _todo(self, folder: Path) -> dict[int, Unit]:
         """The units of a pass that are not there, or not whole, by shard."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import inspect
 import itertools
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -23,7 +24,7 @@ import numpy as np
 from filters.maths.arrays import Array
 from filters.pool.columns import Hashed, Rows, Stored
 from filters.pool.errors import BadInput, from_os
-from filters.pool.files import TEMPORARY, move, replacing, sha256, temporary, write_npy, writing
+from filters.pool.files import TEMPORARY, move, replacing, sha256, sync_folder, temporary, write_npy, writing
 
 
 def key_of(*parts: Any) -> str:
@@ -52,10 +53,12 @@ def source_key() -> str:
     return key_of(*(f"{path.relative_to(root)} {sha256(path)}" for path in files))
 
 
-@cache
-def file_key(path: str) -> str:
-    """A digest of a source file of someone else's."""
-    return sha256(Path(path))
+def foreign_key(function: Callable[..., Any]) -> str:
+    """A digest of the source of a function that is not ours: of its file, or of itself where it was typed in."""
+    path = Path(inspect.getsourcefile(function) or "")
+    if path.is_relative_to(Path(__file__).resolve().parents[1]):
+        return ""
+    return sha256(path) if path.is_file() else key_of(inspect.getsource(function))
 
 
 class Saved:
@@ -134,6 +137,16 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
+def _read_told(path: Path) -> dict[str, Any]:
+    """A file that says of which pool it tells; empty when it is none of ours."""
+    try:
+        told = json.loads(path.read_text())
+        ours = isinstance(told["pool"]["location"], str) and isinstance(told["pool"]["shards"], dict)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return told if ours else {}
+
+
 class WorkDir:
     """The folder of one pool's runs, held by one run at a time."""
 
@@ -165,29 +178,59 @@ class WorkDir:
 
     def _sweep(self) -> None:
         """Remove what runs that were stopped had not finished writing."""
-        places = [self.folder.glob("*"), (self.folder / "samples").glob("*"), self.stages.rglob("*")]
-        for path in itertools.chain.from_iterable(places):
+        shutil.rmtree(self._leaving, ignore_errors=True)
+        for path in itertools.chain(self.folder.glob("*"), self.stages.rglob("*")):
             if TEMPORARY.fullmatch(path.name) and path.is_file():
                 path.unlink(missing_ok=True)
 
     def close(self) -> None:
         self._lock.close()
 
-    @property
-    def manifest(self) -> Path:
-        return self.folder / "manifest.json"
-
     def read_manifest(self) -> dict[str, Any]:
-        """What an earlier run left; empty when there is none, or it is not one of ours."""
-        try:
-            found = json.loads(self.manifest.read_text())
-            ours = isinstance(found["pool"]["location"], str) and isinstance(found["pool"]["shards"], dict)
-            return found if ours and isinstance(found["made"], list) else {}
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            return {}
+        """What the last finished run left; empty when there is none, or it is not one of ours."""
+        told = _read_told(self.folder / "manifest.json")
+        return told if isinstance(told.get("made"), list) else {}
 
-    def write_manifest(self, manifest: dict[str, Any]) -> None:
-        write_text(self.manifest, json.dumps(manifest, indent=2) + "\n")
+    def read_origin(self) -> dict[str, Any]:
+        """Whose measurements lie in stages/; empty when there are none."""
+        return _read_told(self._origin)
+
+    def write_origin(self, told: dict[str, Any]) -> None:
+        if told != self.read_origin():
+            write_text(self._origin, json.dumps(told))
+
+    @property
+    def _origin(self) -> Path:
+        return self.stages / "origin.json"
+
+    def beside(self, path: Path) -> Path:
+        """Where a file is written before it takes its place outside: the same name in every run of this folder, and of no other."""
+        return path.with_name(f".{path.name}.{key_of(str(self.folder.resolve()))[:8]}.tmp")
+
+    def leaving(self) -> Path:
+        """An empty folder for what the run will leave."""
+        shutil.rmtree(self._leaving, ignore_errors=True)
+        (self._leaving / "samples").mkdir(parents=True)
+        return self._leaving
+
+    @property
+    def _leaving(self) -> Path:
+        return self.folder / "leaving"
+
+    def publish(self, new: Path, manifest: dict[str, Any], before: dict[str, Any]) -> None:
+        """Put what was written into its place, instead of what the run before left."""
+        files = sorted(path.name for path in new.iterdir() if path.is_file())
+        write_text(new / "manifest.json", json.dumps(manifest | {"files": files}, indent=2) + "\n")
+        try:
+            for name in set(map(str, before.get("files", []))) - set(files):
+                (self.folder / Path(name).name).unlink(missing_ok=True)
+            shutil.rmtree(self.folder / "samples", ignore_errors=True)
+            for path in ("samples", *files, "manifest.json"):
+                (new / path).replace(self.folder / path)
+            new.rmdir()
+            sync_folder(self.folder)
+        except OSError as error:
+            raise from_os(self.folder, error) from None
 
     def forget(self) -> None:
         """Drop every intermediate column."""
