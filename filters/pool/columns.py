@@ -250,8 +250,10 @@ def read_table(path: str) -> tuple[U64, Array]:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             _check_table(path, file.schema_arrow)
             parts: list[tuple[U64, Array]] = []
+            begin = 0
             for batch in file.iter_batches(BATCH, columns=["uid", "score"]):
-                parts.append(_table_part(path, BATCH * len(parts), batch))
+                parts.append(_table_part(path, begin, batch))
+                begin += len(batch)
     except OSError as error:
         raise (unreadable if error.errno is None else from_os)(path, error) from None
     except (pa.ArrowException, ValueError) as error:
