@@ -270,9 +270,20 @@ def machine(device: str) -> dict[str, Any]:
     import torch
     from threadpoolctl import threadpool_info
 
-    name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
+    name = torch.cuda.get_device_name() if device == "cuda" else _processor()
     kernels = [{key: pool.get(key) for key in ("internal_api", "version", "architecture")} for pool in threadpool_info()]
-    return {"device": device, "name": name, "torch_cpu": torch.backends.cpu.get_cpu_capability(), "kernels": kernels}
+    blas = "mkl" if torch.backends.mkl.is_available() else "openblas or other"
+    return {"device": device, "name": name, "torch_cpu": torch.backends.cpu.get_cpu_capability(), "torch_blas": blas, "kernels": kernels}
+
+
+def _processor() -> str:
+    """The CPU's own name, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def funnel(stages: Iterable[Stage]) -> list[dict[str, Any]]:
