@@ -272,7 +272,7 @@ def machine(device: str) -> dict[str, Any]:
 
     name = torch.cuda.get_device_name() if device == "cuda" else _processor()
     kernels = [{key: pool.get(key) for key in ("internal_api", "version", "architecture")} for pool in threadpool_info()]
-    blas = "mkl" if torch.backends.mkl.is_available() else "openblas or other"
+    blas = "mkl" if torch.backends.mkl.is_available() else "another"  # type: ignore[no-untyped-call]
     return {"device": device, "name": name, "torch_cpu": torch.backends.cpu.get_cpu_capability(), "torch_blas": blas, "kernels": kernels}
 
 
