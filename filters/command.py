@@ -59,8 +59,9 @@ class Command:
     def main(self, arguments: list[str] | None = None) -> int:
         """Run; returns the exit code."""
         try:
-            with sigterm_raised():
-                self._run(sys.argv[1:] if arguments is None else arguments)
+            interruption = Interruption()
+            with interruption.heeded():
+                self._run(sys.argv[1:] if arguments is None else arguments, interruption)
         except BrokenPipeError:  # whoever read the table has seen enough of it
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except BadInput as error:
@@ -132,7 +133,7 @@ class Command:
         new = {name: value for name, value in free.items() if value != "none"}  # no stage, and nothing to follow
         return layers.over(new, {name: f"as {self.follows[name]}" for name in new})
 
-    def _run(self, arguments: list[str]) -> None:
+    def _run(self, arguments: list[str], interruption: Interruption) -> None:
         layers = self.layers(arguments)
         call: CallOptions = layers.part(CallOptions)
         if call.show_config:
@@ -142,7 +143,7 @@ class Command:
         if not places.pool:
             raise BadInput("command line", "neither --pool nor --metadata_dir is given", "give one; --pool demo needs no data")
         recipe, options = self.recipe(layers), layers.part(RunOptions)
-        progress = Silent() if call.quiet else Console(self.name)
+        progress = Quiet(interruption) if call.quiet else Console(self.name, interruption)
         save_path = Path(places.save_path or f"{self.name}_{places.pool}.npy")
         place = metadata_of(places, progress)
         work_dir = Path(places.work_dir) if places.work_dir else None
@@ -211,36 +212,63 @@ def demo_pool(progress: Progress) -> Path:
     return DEMO / "metadata"
 
 
-@contextmanager
-def sigterm_raised() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does."""
+class Interruption:
+    """Turns SIGINT and SIGTERM into exceptions, and raises again what a library under way has swallowed."""
 
-    def raise_terminated(number: int, frame: object) -> None:
-        raise Terminated
+    def __init__(self) -> None:
+        self._kind: type[BaseException] | None = None
 
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, raise_terminated)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    def check(self) -> None:
+        if self._kind is not None:
+            raise self._kind
+
+    def _handle(self, number: int, frame: object) -> None:
+        self._kind = KeyboardInterrupt if number == signal.SIGINT else Terminated
+        self.check()
+
+    @contextmanager
+    def heeded(self) -> Iterator[None]:
+        """For as long as the block lasts; only the main thread hears signals."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
-class Console:
+class Quiet(Silent):
+    """Shows nothing, but ends when it should."""
+
+    def __init__(self, interruption: Interruption) -> None:
+        self._interruption = interruption
+
+    def begin(self, name: str, samples: int) -> None:
+        self._interruption.check()
+
+    def advance(self, samples: int) -> None:
+        self._interruption.check()
+
+
+class Console(Quiet):
     """Progress on stderr: a bar while a pass runs, where stderr is a terminal; a line a stage."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, interruption: Interruption) -> None:
+        super().__init__(interruption)
         self.name = name
         self._bar: Any = None
 
     def begin(self, name: str, samples: int) -> None:
         from tqdm import tqdm
 
+        super().begin(name, samples)
         self._bar = tqdm(total=samples, desc=name, unit=" samples", unit_scale=True, leave=False, disable=None, file=sys.stderr)
 
     def advance(self, samples: int) -> None:
+        super().advance(samples)
         self._bar.update(samples)
 
     def end(self) -> None:
