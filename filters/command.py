@@ -142,12 +142,13 @@ class Command:
         places: Places = layers.part(Places)
         if not places.pool:
             raise BadInput("command line", "neither --pool nor --metadata_dir is given", "give one; --pool demo needs no data")
-        recipe, options = self.recipe(layers), layers.part(RunOptions)
         progress = Quiet(interruption) if call.quiet else Console(self.name, interruption)
-        save_path = Path(places.save_path or f"{self.name}_{places.pool}.npy")
-        place = metadata_of(places, progress)
-        work_dir = Path(places.work_dir) if places.work_dir else None
-        config = self._config(layers)
+        told = self._filter(layers, places, call, progress)
+        if not call.quiet:
+            print("\n\n".join(part for part in told if part))
+
+    def _filter(self, layers: Layers, places: Places, call: CallOptions, progress: Progress) -> list[str]:
+        """Run the recipe; gives the parts of the last table."""
         told: list[str] = []
 
         def look(work: Work, verdict: Verdict) -> None:
@@ -156,18 +157,17 @@ class Command:
             except BadInput as error:  # the table is for the eye: it costs no run
                 progress.say(f"no table of concepts: {error}")
 
-        outcome = recipe.run(
-            place,
-            save_path,
-            work_dir,
-            options,
+        outcome = self.recipe(layers).run(
+            metadata_of(places, progress),
+            places.save_path or f"{self.name}_{places.pool}.npy",
+            places.work_dir,
+            layers.part(RunOptions),
             overwrite=call.overwrite,
             progress=progress,
-            config=config,
+            config=self._config(layers),
             look=None if call.quiet else look,
         )
-        if not call.quiet:
-            print("\n\n".join(part for part in (summary.funnel(outcome), *told, summary.places(outcome)) if part))
+        return [summary.funnel(outcome), *told, summary.places(outcome)]
 
     def _config(self, layers: Layers) -> dict[str, Any]:
         """The settings as the manifest holds them; paths as they are found from any folder."""
