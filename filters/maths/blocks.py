@@ -16,16 +16,28 @@ BLOCK = 1024
 TILE = 1024
 
 
-def unit(raw: Tensor) -> tuple[Tensor, Tensor]:
+def unit(raw: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Each row over its own length.
 
     raw      (n, d) float16, float32 or float64
+    out      a former result, to be written over: a fresh block costs more than its conversion
     returns  (n, d) float32 unit rows, and (n,) bool: False where a row is not finite or all zero (its numbers mean nothing)
     """
     import torch
 
-    # float32 holds any square of a float16; the wider types need float64 for it.
-    wide = raw.to(torch.float32 if raw.dtype == torch.float16 else torch.float64)
+    if raw.dtype != torch.float16:
+        return _unit_of_wide(raw)
+    rows = torch.empty(raw.shape, device=raw.device) if out is None or out.shape != raw.shape else out
+    lengths = torch.linalg.vector_norm(rows.copy_(raw), dim=1)
+    valid = torch.isfinite(lengths) & (lengths > 0)
+    return rows.div_(lengths[:, None]), valid
+
+
+def _unit_of_wide(raw: Tensor) -> tuple[Tensor, Tensor]:
+    """In float64: float32 holds any square of a float16, but not of a float32."""
+    import torch
+
+    wide = raw.to(torch.float64)
     if raw.dtype == torch.float64:
         wide = wide / wide.abs().amax(dim=1, keepdim=True)  # their squares may overflow; a row of zeros becomes NaN
     lengths = torch.linalg.vector_norm(wide, dim=1)

@@ -11,7 +11,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -49,31 +49,46 @@ def raw_blocks(member: Member, wanted: Bool, verify: bool, pulse: Callable[[int]
     filled = 0
     for start, piece in _pieces(member, wanted, verify, pulse):
         rows = np.flatnonzero(wanted[start : start + len(piece)])
+        if not filled and len(rows) == len(piece):
+            whole = len(rows) // BLOCK * BLOCK
+            yield from _views(start, piece[:whole])
+            rows = rows[whole:]
         while len(rows):
             take = rows[: BLOCK - filled]
-            buffer[filled : filled + len(take)], at[filled : filled + len(take)] = piece[take], take + start
-            filled, rows = filled + len(take), rows[len(take) :]
-            if filled == BLOCK:
+            end = filled + len(take)
+            np.take(piece, take, axis=0, out=buffer[filled:end], mode="clip")  # clip: numpy then writes straight into `out`
+            at[filled:end] = take + start
+            filled, rows = end % BLOCK, rows[len(take) :]
+            if end == BLOCK:
                 yield Raw(at.copy(), buffer)
-                filled = 0
     if filled:
         yield Raw(at[:filled].copy(), buffer[:filled])
 
 
+def _views(start: int, piece: Array) -> Iterator[Raw]:
+    """Whole blocks of a piece, where it lies."""
+    for begin in range(0, len(piece), BLOCK):
+        yield Raw(np.arange(start + begin, start + begin + BLOCK), piece[begin : begin + BLOCK])
+
+
 def valid_raw_blocks(blocks: Iterator[Raw]) -> Iterator[Raw]:
     """The rows that are finite and not zero, as they lie."""
+    out = None
     for raw in blocks:
-        valid = unit(_tensor(raw.rows))[1].numpy()
-        yield Raw(raw.at[valid], raw.rows[valid])
+        out, valid = unit(_tensor(raw.rows), out)
+        kept = valid.numpy()
+        yield raw if kept.all() else Raw(raw.at[kept], raw.rows[kept])
 
 
 def blocks(raws: Iterator[Raw], device: str) -> Iterator[Block]:
-    """Valid rows only, unit length, on the device."""
+    """Valid rows only, unit length, on the device; good until the next block."""
     import torch
 
+    out = None
     for raw in raws:
-        rows, valid = unit(_tensor(raw.rows).to(torch.device(device)))
-        yield Block(raw.at[valid.cpu().numpy()], rows[valid])
+        out, valid = unit(_tensor(raw.rows).to(torch.device(device)), out)
+        kept = valid.cpu().numpy()
+        yield Block(raw.at, out) if kept.all() else Block(raw.at[kept], out[valid])
 
 
 def _tensor(rows: Array) -> Tensor:
@@ -91,7 +106,8 @@ def _pieces(member: Member, wanted: Bool, verify: bool, pulse: Callable[[int], N
 
 
 def _piece_rows(member: Member) -> int:
-    return max(1, PIECE_BYTES // member.row_bytes)
+    """Whole blocks, about PIECE_BYTES of them."""
+    return BLOCK * max(1, PIECE_BYTES // (member.row_bytes * BLOCK))
 
 
 def _stored_pieces(member: Member, wanted: Bool, verify: bool, pulse: Callable[[int], None]) -> Iterator[tuple[int, Array]]:
@@ -128,14 +144,25 @@ def _read_at(descriptor: int, member: Member, offset: int, into: Array) -> None:
 def _deflated_pieces(member: Member, pulse: Callable[[int], None]) -> Iterator[tuple[int, Array]]:
     """Every piece in turn: zipfile compares the CRC-32 itself when it meets the end."""
     size = _piece_rows(member)
+    buffer = np.empty((size, member.width), member.dtype)
     try:
         with zipfile.ZipFile(member.path) as zipped, zipped.open(member.entry.name) as stream:
             stream.read(member.header)
             for start in range(0, member.shape[0], size):
-                count = min(size, member.shape[0] - start)
-                data = stream.read(count * member.row_bytes)
-                pulse(member.entry.packed * count // max(1, member.shape[0]))
-                yield start, np.frombuffer(data, member.dtype).reshape(count, member.width)
+                piece = buffer[: min(size, member.shape[0] - start)]
+                _fill(stream, member, piece)
+                pulse(member.entry.packed * len(piece) // max(1, member.shape[0]))
+                yield start, piece
             stream.read(1)
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
         raise BadInput(member.path, f"'{member.name}' cannot be unpacked ({error})", AGAIN) from None
+
+
+def _fill(stream: IO[bytes], member: Member, into: Array) -> None:
+    view = memoryview(into.data.cast("B"))
+    while view:
+        got = stream.read(len(view))
+        if not got:
+            raise BadInput(member.path, f"ends inside '{member.name}'", AGAIN)
+        view[: len(got)] = got
+        view = view[len(got) :]
