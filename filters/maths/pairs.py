@@ -6,6 +6,7 @@ came in and become unit rows a block at a time.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,12 +47,20 @@ def _of_block(rows: Array, start: int, size: int, device: str) -> tuple[Tensor, 
     for other in range(0, start + size, size):
         products = mine @ (mine if other == start else _unit_block(rows, other, size, device)).T
         if other == start:
-            products.masked_fill_(torch.ones_like(products, dtype=torch.bool).triu_(), -2)
+            products.masked_fill_(_not_earlier(size, device), -2)
         value, at = products.clamp_(max=1).max(dim=1)  # rounding gives copies a little more than 1
-        better = value > best
-        best[better], of[better] = value[better], at[better] + other
+        of = torch.where(value > best, at + other, of)
+        best = torch.maximum(value, best)
     here = min(size, len(rows) - start)
     return best[:here].cpu(), of[:here].cpu()
+
+
+@lru_cache(4)
+def _not_earlier(size: int, device: str) -> Tensor:
+    """(size, size) bool: the columns that are no earlier row."""
+    import torch
+
+    return torch.ones((size, size), dtype=torch.bool, device=device).triu_()
 
 
 def _unit_block(rows: Array, start: int, size: int, device: str) -> Tensor:
