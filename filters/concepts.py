@@ -55,7 +55,7 @@ def centroids(work: Work, rows: Rows, features: Features, k: int, iterations: in
 
 def _in_hash_order(parts: Callable[[], Iterator[dict[str, Array]]]) -> Array:
     """The drawn rows in the order of the draw. They may be many: never more of them in memory than once, and one shard's part."""
-    words = np.concatenate([np.array(part["hash"]) for part in parts()])
+    words = np.concatenate([part["hash"] for part in parts()])
     place = np.empty(len(words), np.int64)
     place[np.lexsort((words[:, 2], words[:, 1], words[:, 0]))] = np.arange(len(words))
     points, begin = np.empty((0, 0)), 0

@@ -19,11 +19,13 @@ MAYBE = np.dtype([("uid", "<u8", (2,)), ("known", "?")])  # a uid, or none
 
 
 class BadUid(ValueError):
-    """A text that is no uid: `row` is where it stands."""
+    """A text that is no uid: `row` is where it stands, `said` what is wrong with it."""
 
     def __init__(self, row: int, text: object) -> None:
-        super().__init__(f"row {row}: {str(text)[:60]!r} is not a uid of 1 to {DIGITS} hexadecimal digits")
-        self.row, self.text = row, text
+        shown = repr(text)
+        self.row = row
+        self.said = f"uid {shown if len(shown) <= 60 else shown[:59] + '…'} is not 1 to {DIGITS} hexadecimal digits"
+        super().__init__(f"row {row}: {self.said}")
 
 
 def parse(data: bytes | memoryview, ends: I64) -> U64:

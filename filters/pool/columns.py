@@ -18,7 +18,7 @@ import numpy as np
 
 from filters.maths import uids
 from filters.maths.arrays import I64, U8, U64, Array, Bool
-from filters.pool.errors import BadInput, from_os, shortened
+from filters.pool.errors import BadInput, from_os
 from filters.pool.pool import Shard, unreadable
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def read_uids(shard: Shard, pulse: Callable[[int], None]) -> U64:
         try:
             parts.append(_uids_of(batch))
         except uids.BadUid as bad:
-            what = f"row {row + bad.row:,}: uid {shortened(bad.text)} is not 1 to {uids.DIGITS} hexadecimal digits"
+            what = f"row {row + bad.row:,}: {bad.said}"
             raise BadInput(shard.parquet, what, "download it again") from None
         row += len(batch)
     return np.concatenate(parts)
@@ -274,7 +274,7 @@ def _table_part(path: str, begin: int, batch: pa.RecordBatch) -> tuple[U64, Arra
     try:
         return _uids_of(batch.column("uid")), _numbers_of(batch.column("score"), np.dtype(np.float64))
     except uids.BadUid as bad:
-        what = f"row {begin + bad.row:,}: uid {shortened(bad.text)} is not 1 to {uids.DIGITS} hexadecimal digits"
+        what = f"row {begin + bad.row:,}: {bad.said}"
         raise BadInput(path, what, "mend the table") from None
 
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PIECE_BYTES = 4 << 20
-ReadInto = Callable[[int, memoryview], None]  # file offset within the member's rows, where to
 
 
 class Raw(NamedTuple):

@@ -114,7 +114,7 @@ def _held_in(path: Path) -> U64:
     try:
         return uids.from_texts(texts)
     except uids.BadUid as bad:
-        what = f"sample {bad.row:,}: uid {shortened(bad.text)} is not 1 to {uids.DIGITS} hexadecimal digits"
+        what = f"sample {bad.row:,}: {bad.said}"
         raise BadInput(path, what, "download the shard again") from None
 
 

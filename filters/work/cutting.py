@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -33,9 +32,6 @@ class Cut:
     all_ties: bool = False  # rows whose value equals the last one's stay too; else the smaller uids
     floor: I64 | None = None  # (k,) first so many of each group, then the best of the rest up to `quota` in all
     table: dict[str, Array] = field(default_factory=dict)  # (k,) columns found on the way, to be kept with the result
-
-
-Each = Callable[..., Iterator[dict[str, Array]]]  # Work's pass whose results are not recorded
 
 
 def carry_out(work: Work, rows: Rows, cut: Cut) -> Rows:
