@@ -19,6 +19,7 @@ import numpy as np
 from filters.maths import uids
 from filters.maths.arrays import I64, U8, U64, Array, Bool
 from filters.pool.errors import BadInput, from_os
+from filters.pool.files import read_npy
 from filters.pool.pool import Shard, unreadable
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Stored:
 
     def read(self, shard: str) -> Array:
         """(n,) or (n, 2) values, mapped from the file."""
-        values: Array = np.load(self.folder / f"{shard}.{self.name}.npy", mmap_mode="r", allow_pickle=False)
+        values: Array = read_npy(self.folder / f"{shard}.{self.name}.npy")
         return values
 
 

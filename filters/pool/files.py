@@ -8,13 +8,14 @@ from __future__ import annotations
 import ast
 import contextlib
 import hashlib
+import math
 import os
 import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -89,7 +90,7 @@ def write_npy(file: IO[bytes], values: Array) -> None:
 
 
 class NpyHeader(NamedTuple):
-    descr: object  # as np.dtype takes it; not looked at yet
+    descr: Any  # as np.dtype takes it; not looked at yet
     fortran: bool
     shape: tuple[int, ...]
     size: int  # bytes of the header itself
@@ -115,8 +116,21 @@ def read_npy_header(file: IO[bytes]) -> NpyHeader:
     return NpyHeader(told["descr"], told["fortran_order"], shape, 8 + width + length)
 
 
+def read_npy(path: Path) -> Array:
+    """An npy of ours, mapped; what has no rows is made anew."""
+    with path.open("rb") as file:
+        header = read_npy_header(file)
+    dtype = np.lib.format.descr_to_dtype(header.descr)
+    return np.memmap(path, dtype, "r", header.size, header.shape) if math.prod(header.shape) else np.empty(header.shape, dtype)
+
+
+# CPython 3.11 raises SystemError when two threads build syntax trees at once, as literal_eval does, and numpy's reader with it.
+_ONE_AT_A_TIME = threading.Lock()
+
+
 def _literal(header: bytes) -> object:
     try:
-        return ast.literal_eval(header.decode("latin1").strip())
+        with _ONE_AT_A_TIME:
+            return ast.literal_eval(header.decode("latin1").strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         raise ValueError("its header is no Python literal") from None

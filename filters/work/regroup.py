@@ -18,7 +18,7 @@ import numpy as np
 from filters.maths.arrays import I32, I64, U64, Array
 from filters.pool.columns import Column, Rows, missing, nothing
 from filters.pool.errors import BadInput
-from filters.pool.files import write_npy, writing
+from filters.pool.files import read_npy, write_npy, writing
 from filters.pool.pool import Features
 from filters.work.engine import Stop
 from filters.work.view import Done, Task, View
@@ -216,7 +216,7 @@ def _assemble(job: PartJob) -> Part:
     filled = 0
     for path, start, stop in job.slices:
         job.stop.check()
-        records = np.load(path, mmap_mode="r", allow_pickle=False)[start:stop]
+        records = read_npy(path)[start:stop]
         for name, values in whole.items():
             values[filled : filled + len(records)] = records[name]
         filled += len(records)

@@ -24,7 +24,7 @@ import numpy as np
 from filters.maths.arrays import Array
 from filters.pool.columns import Hashed, Rows, Stored
 from filters.pool.errors import BadInput, from_os
-from filters.pool.files import TEMPORARY, move, replacing, sha256, sync_folder, temporary, write_npy, writing
+from filters.pool.files import TEMPORARY, move, read_npy, replacing, sha256, sync_folder, temporary, write_npy, writing
 
 
 def key_of(*parts: Any) -> str:
@@ -73,7 +73,7 @@ class Saved:
 
 @lru_cache(8)
 def _load(path: Path) -> Array:
-    values: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+    values: Array = read_npy(path)
     return values
 
 
@@ -113,7 +113,7 @@ class Unit:
         return (path.stat().st_size, sha256(path)) == (told["size"], told["sha256"])
 
     def load(self, field: str) -> Array:
-        values: Array = np.load(self.path(field), mmap_mode="r", allow_pickle=False)
+        values: Array = read_npy(self.path(field))
         return values
 
     def save(self, arrays: Mapping[str, Array | Path]) -> None:
