@@ -87,7 +87,7 @@ def nearest_concept(view: View, features: Features, trained: Saved) -> dict[str,
         label, product = blocks.nearest(block.rows, table)
         place = view.place(block.at)
         concept[place] = label.cpu().numpy()
-        distance[place] = _distance(product.cpu().numpy())
+        distance[place] = _distance((product / block.lengths).cpu().numpy())
     return {"concept": concept, "distance": distance}
 
 

@@ -14,7 +14,6 @@ if __name__ == "__main__":
     sys.exit(importlib.import_module("filters.semdedup").main())
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -98,21 +97,23 @@ def cheapest(n: int) -> int:
 
 def compare(part: Part, prefer: str) -> dict[str, Array]:
     """Each row's largest similarity to an earlier row of its cluster, and that row's uid."""
-    similarity = np.empty(len(part.group), np.float32)
-    of = np.zeros(len(part.group), uids.MAYBE)
-    for members in clusters_in_order(part, prefer):
-        similarity[members], at = earlier_max(part.rows[members], part.device)
-        found = at >= 0
-        of["uid"][members[found]], of["known"][members[found]] = part.uids[members[at[found]]], True
+    order, ends = clusters_in_order(part, prefer)
+    similarity, at = earlier_max(part.rows, order, ends, part.device)
+    of = np.zeros(len(at), uids.MAYBE)
+    of["uid"], of["known"] = part.uids[at], at >= 0
+    of["uid"][at < 0] = 0
     return {"similarity": similarity, "of": of}
 
 
-def clusters_in_order(part: Part, prefer: str) -> Iterator[I64]:
-    """Rows of each cluster, who stays first; equals by uid. METHOD 3: farthest from the centroid first [code]."""
+def clusters_in_order(part: Part, prefer: str) -> tuple[I64, I64]:
+    """Row numbers cluster after cluster, who stays first, equals by uid; and where each cluster begins and the last ends.
+
+    METHOD 3: farthest from the centroid first [code].
+    """
     sign = {"hard": -1, "easy": 1, "score": -1}[prefer]
     first = sign * part.values["score" if prefer == "score" else "distance"]
     order = np.lexsort((part.uids[:, 1], part.uids[:, 0], first, part.group))
-    yield from (members for members in np.split(order, np.flatnonzero(np.diff(part.group[order])) + 1) if len(members))
+    return order, np.concatenate([[0], np.flatnonzero(np.diff(part.group[order])) + 1, [len(order)]])
 
 
 def recipe(layers: Layers) -> Filter:

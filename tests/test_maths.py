@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import osqp
 import pytest
@@ -130,25 +132,48 @@ def test_spread_is_the_same_in_any_order_and_any_parts(seed: int, n: int) -> Non
         assert np.isnan(d_intra(whole)[j]) if not len(mine) else d_intra(whole)[j] == pytest.approx(mine.mean(), abs=GRAIN)
 
 
+CLUSTERS = [(1,), (2,), (40, 1, 1, 16, 17), (64, 65), (300,), (3,) * 90, (1, 256, 257), (1501,), (1600, 20), (0, 5, 0)]
+
+
 @settings(max_examples=40)
-@given(st.integers(0, 2**32), st.integers(1, 300), st.sampled_from([np.float16, np.float32]))
-def test_earlier_max_is_that_of_the_full_matrix(seed: int, n: int, kind: type) -> None:
-    rows: Array = blobs(np.random.default_rng(seed), n).astype(kind)
-    similarity, of = pairs.earlier_max(rows)
+@given(st.integers(0, 2**32), st.sampled_from(CLUSTERS), st.sampled_from([np.float16, np.float32]))
+def test_earlier_max_is_that_of_the_full_matrix_of_each_cluster(seed: int, sizes: tuple[int, ...], kind: type) -> None:
+    rng = np.random.default_rng(seed)
+    rows: Array = blobs(rng, sum(sizes)).astype(kind)
+    order, ends = rng.permutation(len(rows)), np.cumsum([0, *sizes])
+    similarity, of = pairs.earlier_max(rows, order, ends)
     exact = unit(rows.astype(np.float64))
-    full = np.tril(exact @ exact.T, -1)
-    np.testing.assert_allclose(similarity, np.maximum(full.max(axis=1), 0), atol=2e-6)
-    assert (of < np.arange(n)).all()
-    assert ((of < 0) == (similarity == 0)).all()
-    known = of >= 0
-    np.testing.assert_allclose(full[np.flatnonzero(known), of[known]], similarity[known], atol=2e-6)
+    for start, stop in itertools.pairwise(ends):
+        members = order[start:stop]
+        full = np.tril(exact[members] @ exact[members].T, -1)
+        best = full.max(axis=1, initial=0)
+        np.testing.assert_allclose(similarity[members], best, atol=2e-6)
+        assert ((of[members] < 0) == (similarity[members] == 0)).all()
+        for rank, row in enumerate(members):
+            if of[row] >= 0:
+                (at,) = np.flatnonzero(members == of[row])
+                assert at < rank
+                assert full[rank, at] == pytest.approx(similarity[row], abs=2e-6)
 
 
-def test_of_equal_earlier_rows_the_first_is_named() -> None:
+@pytest.mark.parametrize("n", [2, 16, 70, 400, 1700])
+def test_of_equal_earlier_rows_the_first_is_named(n: int) -> None:
     row = blobs(np.random.default_rng(0), 1)
-    similarity, of = pairs.earlier_max(np.repeat(row, 70, axis=0))
+    similarity, of = pairs.earlier_max(np.repeat(row, n, axis=0), np.arange(n), np.array([0, n]))
     assert similarity[0] == 0
-    assert of.tolist() == [-1] + [0] * 69
+    assert of.tolist() == [-1] + [0] * (n - 1)
+
+
+def test_a_cluster_has_the_same_numbers_wherever_it_lies_and_whatever_lies_beside_it() -> None:
+    rng = np.random.default_rng(1)
+    rows = blobs(rng, 700, width=64)
+    for size in (5, 30, 100, 300):
+        alone, _ = pairs.earlier_max(rows, np.arange(size), np.array([0, size]))
+        for before in (0, 1, 7, 33):
+            order = np.concatenate([np.arange(size, size + 3 * before), np.arange(size), np.arange(size + 3 * before, 700)])
+            ends = np.unique([*range(0, 3 * before + 1, 3), 3 * before + size, 700])
+            among, _ = pairs.earlier_max(rows, order, ends)
+            np.testing.assert_array_equal(among[:size], alone[:size])
 
 
 @pytest.mark.parametrize("k", [1, 3, 40])

@@ -143,7 +143,7 @@ def assign_ours(k: int) -> Callable[[Path], Job]:
         def task(member: Any) -> None:
             for block in blocks(raw_blocks(member, wanted, False, lambda size: None), "cpu"):
                 label, product = nearest(block.rows, table)
-                _ = label.numpy().astype(np.int32), 1 - product.numpy()
+                _ = label.numpy().astype(np.int32), 1 - (product / block.lengths).numpy()
 
         return lambda: on_threads(task, found)
 
@@ -198,7 +198,8 @@ def pairs_ours(n: int, clusters: int = 1) -> Callable[[Path], Job]:
         from filters.maths.pairs import earlier_max
 
         parts = np.split(rows_of(np.random.default_rng(3), n * clusters), clusters)
-        return lambda: on_threads(lambda part: [earlier_max(rows) for rows in part], [parts[at::THREADS] for at in range(THREADS)])
+        halves = [np.concatenate(parts[at::THREADS]) for at in range(THREADS)]
+        return lambda: on_threads(lambda rows: earlier_max(rows, np.arange(len(rows)), np.arange(0, len(rows) + 1, n)), halves)
 
     return side
 

@@ -16,25 +16,31 @@ BLOCK = 1024
 TILE = 1024
 
 
-def unit(raw: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Each row over its own length.
+def measured(raw: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows in float32 and their lengths: a product is divided by them sooner than a row, which costs a pass over memory less.
 
     raw      (n, d) float16, float32 or float64
     out      a former result, to be written over: a fresh block costs more than its conversion
-    returns  (n, d) float32 unit rows, and (n,) bool: False where a row is not finite or all zero (its numbers mean nothing)
+    returns  (n, d) float32, (n,) float32 lengths, and (n,) bool: False where a row is not finite or all zero (its numbers mean
+             nothing). Rows of the wider types come as unit rows, of length 1: float32 holds any square of a float16, not of theirs
     """
     import torch
 
     if raw.dtype != torch.float16:
-        return _unit_of_wide(raw)
+        rows, valid = _unit_of_wide(raw)
+        return rows, torch.ones(len(rows), device=rows.device), valid
     rows = torch.empty(raw.shape, device=raw.device) if out is None or out.shape != raw.shape else out
     lengths = torch.linalg.vector_norm(rows.copy_(raw), dim=1)
-    valid = torch.isfinite(lengths) & (lengths > 0)
+    return rows, lengths, torch.isfinite(lengths) & (lengths > 0)
+
+
+def unit(raw: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Each row over its own length: (n, d) float32, and (n,) bool as `measured` has it."""
+    rows, lengths, valid = measured(raw, out)
     return rows.div_(lengths[:, None]), valid
 
 
 def _unit_of_wide(raw: Tensor) -> tuple[Tensor, Tensor]:
-    """In float64: float32 holds any square of a float16, but not of a float32."""
     import torch
 
     wide = raw.to(torch.float64)
@@ -74,9 +80,20 @@ def nearest(rows: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _nearest_of_block(block: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    product, label = (block @ centroids[:TILE].T).max(dim=1)
+    label, product = first_largest(block @ centroids[:TILE].T)
     for start in range(TILE, len(centroids), TILE):
-        best, at = (block @ centroids[start : start + TILE].T).max(dim=1)
+        at, best = first_largest(block @ centroids[start : start + TILE].T)
         better = best > product
         product[better], label[better] = best[better], at[better] + start
     return label, product
+
+
+def first_largest(products: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each row's largest number is, the first of equals, and the number: (n,) int64, (n,)."""
+    import torch
+
+    if products.device.type != "cpu":
+        best, at = products.max(dim=1)
+        return at, best
+    at = torch.from_numpy(products.numpy().argmax(axis=1))  # three times as fast as torch's
+    return at, products.gather(1, at[:, None])[:, 0]

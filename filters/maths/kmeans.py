@@ -7,14 +7,14 @@ number of workers changes no bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from filters.maths.arrays import F32, F64, I64, Array
-from filters.maths.blocks import BLOCK, nearest, unit
+from filters.maths.blocks import BLOCK, measured, nearest, unit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 CHUNK_BLOCKS = 8
 
 
-class Assigned(NamedTuple):
-    labels: I64  # (n,)
-    products: F32  # (n,) inner product with the own centroid
-    sums: F64  # (k, d) sum of each cluster's unit rows
-
-
 Watch = Callable[[int], None]
+NOTHING = 1e-6  # length of a sum of unit rows that cancel out but for rounding
+
+
+class _State(NamedTuple):
+    labels: I64  # (n,) -1: none yet
+    products: F32  # (n,) inner product of the unit row with its own centroid
+    sums: F64  # (k, d) of each cluster's unit rows
 
 
 def train(points: Array, k: int, iterations: int, workers: int = 1, device: str = "cpu", watch: Watch | None = None) -> F32:
@@ -44,15 +45,13 @@ def train(points: Array, k: int, iterations: int, workers: int = 1, device: str 
     """
     if k < 1 or not len(points):
         raise ValueError(f"k-means needs k >= 1 and at least one point, got k = {k} and {len(points)} points")
+    state = _State(np.full(len(points), -1, np.int64), np.empty(len(points), np.float32), np.zeros((k, points.shape[1])))
     centroids = _unit(points[_start(points, k)])
-    before: I64 | None = None
     with ThreadPoolExecutor(workers) as threads:
         for _ in range(iterations):
-            found = _assign(points, centroids, threads, device)
-            if before is not None and np.array_equal(found.labels, before):
+            if not _assign(points, centroids, state, threads, device):
                 break
-            before = found.labels
-            centroids = _update(points, found, centroids)
+            centroids = _moved(_without_empty(points, state), centroids)
             if watch is not None:
                 watch(len(points))
     return centroids
@@ -68,50 +67,70 @@ def _start(points: Array, k: int) -> I64:
     return np.resize(np.fromiter(seen.values(), np.int64, len(seen)), k)
 
 
-def _assign(points: Array, centroids: F32, threads: ThreadPoolExecutor, device: str) -> Assigned:
-    labels, products = np.empty(len(points), np.int64), np.empty(len(points), np.float32)
-    sums = np.zeros(centroids.shape, np.float64)
-    on_device = _tensor(centroids, device)
-    # A chunk's sums are (k, d): chunks grow with k so that adding them up stays cheap.
+def _assign(points: Array, centroids: F32, state: _State, threads: ThreadPoolExecutor, device: str) -> bool:
+    """Give each point its nearest centroid and bring the sums up to date, in place. Returns whether a point changed.
+
+    Only points that change their cluster touch the sums: after a few iterations they are few.
+    """
+    table = _tensor(centroids, device)
+    # What a chunk adds is (k, d): chunks grow with k so that adding it up stays cheap.
     size = BLOCK * max(CHUNK_BLOCKS, -(-len(centroids) // BLOCK))
-    starts = range(0, len(points), size)
-    parts = threads.map(lambda start: _assign_chunk(points[start : start + size], on_device), starts)
-    for start, part in zip(starts, parts, strict=True):
-        labels[start : start + size], products[start : start + size] = part.labels, part.products
-        sums += part.sums
-    return Assigned(labels, products, sums)
+    parts = [slice(start, start + size) for start in range(0, len(points), size)]
+    found = list(threads.map(lambda part: _assign_chunk(points[part], table, state.labels[part], state.products[part]), parts))
+    for added in found:
+        if added is not None:
+            state.sums[:] += added
+    return any(added is not None for added in found)
 
 
-def _assign_chunk(points: Array, centroids: Tensor) -> Assigned:
+def _assign_chunk(points: Array, table: Tensor, labels: I64, products: F32) -> F64 | None:
+    """What the chunk adds to the sums; None when none of its points changed."""
+    added, out = None, None
+    for begin in range(0, len(points), BLOCK):
+        at = slice(begin, begin + BLOCK)
+        out, lengths, _ = measured(_tensor(points[at], str(table.device)), out)
+        found, product = nearest(out, table)
+        after = found.cpu().numpy()
+        moved = np.flatnonzero(after != labels[at])
+        if len(moved):
+            added = np.zeros(table.shape) if added is None else added
+            _move(added, _unit(points[at][moved]), labels[at][moved], after[moved])
+        labels[at], products[at] = after, (product / lengths).cpu().numpy()
+    return added
+
+
+def _move(sums: F64, rows: F32, before: I64, after: I64) -> None:
+    """Take rows out of the sums of their clusters before (-1: of none) and put them into those after."""
     import torch
 
     # On the CPU: a GPU adds in any order.
-    labels, products, sums = [], [], torch.zeros(centroids.shape)
-    for start in range(0, len(points), BLOCK):
-        rows, _ = unit(_tensor(points[start : start + BLOCK], centroids.device))
-        label, product = nearest(rows, centroids)
-        sums.index_add_(0, label.cpu(), rows.cpu())
-        labels.append(label)
-        products.append(product)
-    return Assigned(torch.cat(labels).cpu().numpy(), torch.cat(products).cpu().numpy(), sums.numpy().astype(np.float64))
+    wide, total = torch.from_numpy(rows.astype(np.float64)), torch.from_numpy(sums)
+    total.index_add_(0, torch.from_numpy(after), wide)
+    had = np.flatnonzero(before >= 0)
+    total.index_add_(0, torch.from_numpy(before[had]), wide[torch.from_numpy(had)], alpha=-1)
 
 
-def _update(points: Array, found: Assigned, centroids: F32) -> F32:
-    sums, labels = found.sums.copy(), found.labels.copy()
-    changed = set(_fill_empty(labels, found.products, len(centroids)))
-    for cluster in changed:
-        rows = np.array([part.sum(axis=0, dtype=np.float64) for part in _unit_parts(points[labels == cluster])])
-        sums[cluster] = rows.sum(axis=0)
+def _without_empty(points: Array, state: _State) -> F64:
+    """The sums, after each empty cluster was given a half of the largest."""
+    labels = state.labels.copy()
+    _fill_empty(labels, state.products, len(state.sums))
+    sums, moved = state.sums.copy(), np.flatnonzero(labels != state.labels)
+    for at in np.split(moved, range(BLOCK, len(moved), BLOCK)):
+        _move(sums, _unit(points[at]), state.labels[at], labels[at])
+    return sums
+
+
+def _moved(sums: F64, centroids: F32) -> F32:
     lengths = np.sqrt(np.einsum("ij,ij->i", sums, sums))
-    # No members, or members that cancel out: the cluster stays where it was.
-    moved = lengths > 0
+    # No members, or members that cancel out but for rounding: the cluster stays where it was.
+    moved = lengths > NOTHING
     result = centroids.copy()
     result[moved] = sums[moved] / lengths[moved, None]
     return result
 
 
-def _fill_empty(labels: I64, products: F32, k: int) -> Iterator[int]:
-    """Give each empty cluster, in place, the half of the largest that lies farthest from its centroid; yield who changed."""
+def _fill_empty(labels: I64, products: F32, k: int) -> None:
+    """Give each empty cluster, in place, the half of the largest that lies farthest from its centroid."""
     sizes = np.bincount(labels, minlength=k)
     for empty in np.flatnonzero(sizes == 0):
         largest = int(sizes.argmax())
@@ -121,20 +140,14 @@ def _fill_empty(labels: I64, products: F32, k: int) -> Iterator[int]:
         moved = members[np.argsort(products[members], kind="stable")[: len(members) // 2]]
         labels[moved] = empty
         sizes[largest], sizes[empty] = len(members) - len(moved), len(moved)
-        yield from (largest, int(empty))
-
-
-def _unit_parts(points: Array) -> Iterator[F32]:
-    for start in range(0, len(points), BLOCK):
-        yield _unit(points[start : start + BLOCK])
 
 
 def _unit(points: Array) -> F32:
-    result: F32 = unit(_tensor(points, "cpu"))[0].numpy()
-    return result
+    rows: F32 = unit(_tensor(points, "cpu"))[0].numpy()
+    return rows
 
 
-def _tensor(array: Array, device: object) -> Tensor:
+def _tensor(array: Array, device: str) -> Tensor:
     import torch
 
-    return torch.from_numpy(np.ascontiguousarray(array)).to(torch.device(str(device)))
+    return torch.from_numpy(np.ascontiguousarray(array)).to(torch.device(device))

@@ -1,70 +1,125 @@
 """Largest similarity of each row to an earlier row of its cluster. METHOD 3.
 
-Arrays in, arrays out. Blocks of the lower triangle, so memory is O(n + block * d), not O(n * n); rows stay in the type they
-came in and become unit rows a block at a time.
+Arrays in, arrays out. Small clusters are padded and multiplied many at a time; large ones in blocks of the lower triangle, so
+memory is O(n + KEPT * block * d), not O(n * n). Rows stay in the type they came in and become unit rows a block at a time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from filters.maths.arrays import F32, I64, Array
-from filters.maths.blocks import padded, unit
+from filters.maths.blocks import BLOCK, first_largest, unit
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+SMALL = (16, 32, 64, 128, 256)  # sizes that clusters are padded to, BLOCK rows of them at a time
+KEPT = 16  # unit blocks of a large cluster that are not made again for every later block: 25 MB at d = 768
 
-def earlier_max(rows: Array, device: str = "cpu") -> tuple[F32, I64]:
-    """M[i] = max over j < i of cos(x_i, x_j), and the first j that gives it.
+Found = tuple[I64, F32, I64]  # row numbers, their similarities, and the places in `order` that gave them
 
-    rows     (n, d) float16 or float32, finite and not zero, in the order of the cluster
-    returns  (n,) float32, 0 for the first row and where every earlier row is at a right angle or farther; (n,) int64, -1 there
-    Source: METHOD 3; never below 0 [code].
+
+def earlier_max(rows: Array, order: I64, ends: I64, device: str = "cpu") -> tuple[F32, I64]:
+    """M[i] = max over j before i in its cluster of cos(x_i, x_j), and the first j that gives it.
+
+    rows     (n, d) float16 or float32, finite and not zero
+    order    (n,) int64 row numbers: cluster after cluster, each in its own order
+    ends     (c + 1,) int64 ascending: cluster number a is order[ends[a]:ends[a + 1]]
+    returns  by row: (n,) float32, 0 for a cluster's first row and where every earlier row is at a right angle or farther;
+             (n,) int64 row numbers, -1 there
+    Source: METHOD 3; never below 0 [code]. How a cluster is multiplied follows from its size alone, so that its numbers do too.
     """
     similarity, of = np.zeros(len(rows), np.float32), np.full(len(rows), -1, np.int64)
-    # The block is a function of the cluster's size alone, so that its numbers are too.
-    size = _block(len(rows))
-    for start in range(0, len(rows), size):
-        best, at = _of_block(rows, start, size, device)
-        similarity[start : start + size], of[start : start + size] = best.numpy(), at.numpy()
+    for members, best, at in _found(_Units(rows, order, device), ends):
+        similarity[members], of[members] = best, np.where(at >= 0, order[at], -1)
     return similarity, of
 
 
-def _block(n: int) -> int:
-    """Rows of a block: small ones waste less on the diagonal, large ones multiply faster. Measured at d = 768."""
-    return 64 if n <= 64 else 256 if n <= 1500 else 512
+class _Units:
+    """Rows by their places in `order`, as unit rows on the device; good until the next are asked for, unless copied."""
+
+    def __init__(self, rows: Array, order: I64, device: str) -> None:
+        self.rows, self.order, self.device = rows, order, device
+        self._raw: Array = np.empty((0, rows.shape[1]), rows.dtype)
+        self._out: Tensor | None = None
+
+    def at(self, places: I64) -> Tensor:
+        """(len(places), d) float32."""
+        import torch
+
+        if len(self._raw) != len(places):
+            self._raw = np.empty((len(places), self.rows.shape[1]), self.rows.dtype)
+        np.take(self.rows, self.order[places], axis=0, out=self._raw, mode="clip")  # clip: numpy then writes straight into `out`
+        self._out, _ = unit(torch.from_numpy(self._raw).to(torch.device(self.device)), self._out)
+        return self._out
+
+    def block(self, start: int, stop: int, size: int) -> Tensor:
+        """(size, d) of the places from `start` on; after `stop` the last one again."""
+        return self.at(np.minimum(np.arange(start, start + size), stop - 1))
 
 
-def _of_block(rows: Array, start: int, size: int, device: str) -> tuple[Tensor, Tensor]:
-    import torch
-
-    mine = _unit_block(rows, start, size, device)
-    best, of = torch.zeros(size, device=device), torch.full((size,), -1, device=device)
-    for other in range(0, start + size, size):
-        products = mine @ (mine if other == start else _unit_block(rows, other, size, device)).T
-        if other == start:
-            products.masked_fill_(_not_earlier(size, device), -2)
-        value, at = products.clamp_(max=1).max(dim=1)  # rounding gives copies a little more than 1
-        of = torch.where(value > best, at + other, of)
-        best = torch.maximum(value, best)
-    here = min(size, len(rows) - start)
-    return best[:here].cpu(), of[:here].cpu()
+def _found(units: _Units, ends: I64) -> Iterator[Found]:
+    sizes, least = np.diff(ends), 2
+    for size in SMALL:
+        chosen = np.flatnonzero((sizes >= least) & (sizes <= size))
+        together, least = BLOCK // size, size + 1
+        for begin in range(0, len(chosen), together):
+            these = chosen[begin : begin + together]
+            yield _of_small(units, ends[these], sizes[these], size)
+    for cluster in np.flatnonzero(sizes >= least):
+        yield from _of_large(units, int(ends[cluster]), int(ends[cluster + 1]))
 
 
-@lru_cache(4)
+def _of_small(units: _Units, starts: I64, sizes: I64, size: int) -> Found:
+    """Clusters padded to one size; what they are padded with is later than all of their rows, and so never looked at."""
+    within = np.arange(size)
+    places = np.zeros((BLOCK // size, size), np.int64)
+    places[: len(starts)] = np.minimum(starts[:, None] + within, len(units.order) - 1)
+    held = np.zeros(places.shape, bool)
+    held[: len(starts)] = within < sizes[:, None]
+    rows = units.at(places.ravel()).view(*places.shape, -1)
+    best, at = _largest((rows @ rows.transpose(1, 2)).masked_fill_(_not_earlier(size, units.device), -2))
+    found = np.take_along_axis(places, at.reshape(places.shape), axis=1)
+    kept = held.ravel()
+    return units.order[places[held]], np.maximum(best, 0)[kept], np.where(best > 0, found.ravel(), -1)[kept]
+
+
+def _of_large(units: _Units, start: int, stop: int) -> Iterator[Found]:
+    """One cluster, block by block."""
+    size = 256 if stop - start <= 1500 else 512  # small ones waste less on the diagonal, large ones multiply faster
+    kept: dict[int, Tensor] = {}
+    for begin in range(start, stop, size):
+        mine = units.block(begin, stop, size).clone()
+        if len(kept) < KEPT:
+            kept[begin] = mine
+        best, of = np.zeros(size, np.float32), np.full(size, -1, np.int64)
+        for other in range(start, begin + size, size):
+            theirs = mine if other == begin else kept[other] if other in kept else units.block(other, stop, size)
+            products = mine @ theirs.T
+            if other == begin:
+                products.masked_fill_(_not_earlier(size, units.device), -2)
+            value, at = _largest(products)
+            of = np.where(value > best, at + other, of)
+            best = np.maximum(value, best)
+        here = min(size, stop - begin)
+        yield units.order[begin : begin + here], best[:here], of[:here]
+
+
+def _largest(products: Tensor) -> tuple[F32, I64]:
+    """The largest of each row's products, and where it is first: (m,) float32, (m,) int64."""
+    flat = products.clamp_(max=1).flatten(0, -2)  # rounding gives copies a little more than 1
+    at, best = first_largest(flat)
+    return best.cpu().numpy(), at.cpu().numpy()
+
+
+@lru_cache(8)
 def _not_earlier(size: int, device: str) -> Tensor:
     """(size, size) bool: the columns that are no earlier row."""
     import torch
 
     return torch.ones((size, size), dtype=torch.bool, device=device).triu_()
-
-
-def _unit_block(rows: Array, start: int, size: int, device: str) -> Tensor:
-    import torch
-
-    block = torch.from_numpy(np.ascontiguousarray(rows[start : start + size])).to(torch.device(device))
-    return padded(unit(block)[0], 0, size)

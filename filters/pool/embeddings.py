@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from filters.maths.arrays import I64, Array, Bool
-from filters.maths.blocks import BLOCK, unit
+from filters.maths.blocks import BLOCK, measured
 from filters.pool.archive import AGAIN, Member
 from filters.pool.errors import BadInput, from_os
 
@@ -33,7 +33,12 @@ class Raw(NamedTuple):
 
 class Block(NamedTuple):
     at: I64  # (m,) row numbers in the shard, ascending
-    rows: Tensor  # (m, d) float32 unit rows
+    rows: Tensor  # (m, d) float32
+    lengths: Tensor  # (m,) float32, above 0
+
+    def unit(self) -> Tensor:
+        """(m, d) float32 unit rows; in the place of `rows`, so ask once."""
+        return self.rows.div_(self.lengths[:, None])
 
 
 def raw_blocks(member: Member, wanted: Bool, verify: bool, pulse: Callable[[int], None]) -> Iterator[Raw]:
@@ -74,20 +79,20 @@ def valid_raw_blocks(blocks: Iterator[Raw]) -> Iterator[Raw]:
     """The rows that are finite and not zero, as they lie."""
     out = None
     for raw in blocks:
-        out, valid = unit(_tensor(raw.rows), out)
+        out, _, valid = measured(_tensor(raw.rows), out)
         kept = valid.numpy()
         yield raw if kept.all() else Raw(raw.at[kept], raw.rows[kept])
 
 
 def blocks(raws: Iterator[Raw], device: str) -> Iterator[Block]:
-    """Valid rows only, unit length, on the device; good until the next block."""
+    """Valid rows only, in float32, on the device; good until the next block."""
     import torch
 
     out = None
     for raw in raws:
-        out, valid = unit(_tensor(raw.rows).to(torch.device(device)), out)
+        out, lengths, valid = measured(_tensor(raw.rows).to(torch.device(device)), out)
         kept = valid.cpu().numpy()
-        yield Block(raw.at, out) if kept.all() else Block(raw.at[kept], out[valid])
+        yield Block(raw.at, out, lengths) if kept.all() else Block(raw.at[kept], out[valid], lengths[valid])
 
 
 def _tensor(rows: Array) -> Tensor:

@@ -72,11 +72,16 @@ class View:
         return embeddings.valid_raw_blocks(self._stream(features))
 
     def blocks(self, features: str) -> Iterator[Block]:
-        """The same as unit rows in float32, on the device."""
+        """The same in float32, with their lengths, on the device."""
         return embeddings.blocks(self._stream(features), self.device)
 
     def place(self, at: I64) -> I64:
         """Where rows of a block stand among the rows in play."""
+        if not len(at):
+            return at
+        begin = int(np.searchsorted(self.at, at[0]))
+        if self.at[begin + len(at) - 1] == at[-1]:
+            return np.arange(begin, begin + len(at))  # nothing is left out between them
         return np.searchsorted(self.at, at)
 
     def _stream(self, features: str) -> Iterator[Raw]:
