@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 import numpy as np
 
 from filters.filter import Cut
-from filters.maths import blocks, complexity, kmeans
+from filters.maths import complexity, kmeans
 from filters.maths.arrays import F32, I64, Array
+from filters.maths.search import Levels, Search
 from filters.pool.columns import Column, Rows, Stored
 from filters.pool.errors import BadInput
 from filters.pool.pool import Features
@@ -33,7 +35,8 @@ def train(work: Work, rows: Rows, features: Features, k: int, iterations: int, p
 
 def assign(work: Work, rows: Rows, features: Features, trained: Saved) -> dict[str, Stored]:
     """Columns `concept` (int32: the centroid of largest inner product) and `distance` (float32: 1 - cos). METHOD 2.2, 2.3."""
-    return work.column(nearest_concept, rows, features, trained)
+    levels = work.once(levels_of, trained)
+    return work.column(nearest_concept, rows, features, trained, levels["coarse"], levels["near"])
 
 
 def members_and_spread(work: Work, rows: Rows, concept: Column, distance: Column, k: int) -> I64:
@@ -51,6 +54,11 @@ def centroids(work: Work, rows: Rows, features: Features, k: int, iterations: in
         raise BadInput(work.pool.location, what, "download the pool again, or name other features")
     with work.shown("k-means", len(points) * iterations) as watch:
         return {"centroids": kmeans.train(points, k, iterations, work.engine.workers, work.settings.device, watch)}
+
+
+def levels_of(work: Work, trained: Saved) -> dict[str, Array]:
+    """How the centroids are searched."""
+    return kmeans.levels(np.array(trained.load()), work.engine.workers, work.settings.device)._asdict()
 
 
 def _in_hash_order(parts: Callable[[], Iterator[dict[str, Array]]]) -> Array:
@@ -78,17 +86,20 @@ def sampled(view: View, features: Features, by: Column) -> dict[str, Array]:
     return {"hash": order[np.concatenate(places)], "rows": np.concatenate([empty, *rows])}
 
 
-def nearest_concept(view: View, features: Features, trained: Saved) -> dict[str, Array]:
-    import torch
-
-    table = torch.from_numpy(np.array(trained.load())).to(torch.device(view.device))
+def nearest_concept(view: View, features: Features, trained: Saved, coarse: Saved, near: Saved) -> dict[str, Array]:
+    find = _search(trained, coarse, near, view.device)
     concept, distance = np.full(len(view.at), -1, np.int32), np.full(len(view.at), np.nan, np.float32)
-    for block in view.blocks(features.name):
-        label, product = blocks.nearest(block.rows, table)
-        place = view.place(block.at)
-        concept[place] = label.cpu().numpy()
-        distance[place] = _distance((product / block.lengths).cpu().numpy())
+    for at, rows in view.stored(features.name, find.size):
+        place, (label, cosine) = view.place(at), find(rows)
+        concept[place] = np.where(np.isnan(cosine), -1, label)
+        distance[place] = _distance(cosine)
     return {"concept": concept, "distance": distance}
+
+
+@lru_cache(2)
+def _search(trained: Saved, coarse: Saved, near: Saved, device: str) -> Search:
+    """One for all shards that a process works on: very many centroids are hundreds of megabytes."""
+    return kmeans.search(np.array(trained.load()), Levels(np.array(coarse.load()), np.array(near.load())), device)
 
 
 def _distance(product: F32) -> F32:

@@ -133,17 +133,15 @@ def read_peer(pool: Path) -> Job:
 
 def assign_ours(k: int) -> Callable[[Path], Job]:
     def side(pool: Path) -> Job:
-        import torch
+        from filters.maths.search import Flat
+        from filters.pool.embeddings import raw_blocks
 
-        from filters.maths.blocks import nearest
-        from filters.pool.embeddings import blocks, raw_blocks
-
-        table, wanted, found = torch.from_numpy(centroids(k)), np.ones(ROWS // SHARDS, bool), members(pool)
+        find, wanted, found = Flat(centroids(k)), np.ones(ROWS // SHARDS, bool), members(pool)
 
         def task(member: Any) -> None:
-            for block in blocks(raw_blocks(member, wanted, False, lambda size: None), "cpu"):
-                label, product = nearest(block.rows, table)
-                _ = label.numpy().astype(np.int32), 1 - (product / block.lengths).numpy()
+            for raw in raw_blocks(member, wanted, False, lambda size: None):
+                labels, cosines = find(raw.rows)
+                _ = labels.astype(np.int32), 1 - cosines
 
         return lambda: on_threads(task, found)
 

@@ -2,24 +2,23 @@
 
 `train` is what `faiss.Kmeans(d, k, niter, spherical=True)` does, with a start and a rule for empty clusters of our own that
 depend on nothing but the rows and their order. Partial sums belong to fixed chunks and are added in the chunks' order, so the
-number of workers changes no bit.
+number of workers changes no bit. `search` gives what finds the centroids of rows: training and assignment find by the same rule.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from filters.maths.arrays import F32, F64, I64, Array
-from filters.maths.blocks import BLOCK, measured, nearest, unit
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from filters.maths.blocks import BLOCK, unit
+from filters.maths.search import COARSER, TWO_LEVELS, Cells, Flat, Levels, Search, nearest_to, on_device
 
 CHUNK_BLOCKS = 8
+COARSE_ITERATIONS = 5
 
 
 Watch = Callable[[int], None]
@@ -49,12 +48,25 @@ def train(points: Array, k: int, iterations: int, workers: int = 1, device: str 
     centroids = _unit(points[_start(points, k)])
     with ThreadPoolExecutor(workers) as threads:
         for _ in range(iterations):
-            if not _assign(points, centroids, state, threads, device):
+            if not _assign(points, search(centroids, levels(centroids, workers, device), device), state, threads):
                 break
             centroids = _moved(_without_empty(points, state), centroids)
             if watch is not None:
                 watch(len(points))
     return centroids
+
+
+def levels(centroids: F32, workers: int = 1, device: str = "cpu") -> Levels:
+    """How the centroids are searched, from them alone: all compared, or of TWO_LEVELS and more in two levels."""
+    if len(centroids) < TWO_LEVELS:
+        return Levels(centroids[:0], np.empty((0, 0), np.int64))
+    coarse = train(centroids, len(centroids) // COARSER, COARSE_ITERATIONS, workers, device)
+    return Levels(coarse, nearest_to(coarse, centroids, device))
+
+
+def search(centroids: F32, by: Levels, device: str = "cpu") -> Search:
+    """What finds the nearest centroid of rows."""
+    return Cells(centroids, by, device) if len(by.coarse) else Flat(centroids, device)
 
 
 def _start(points: Array, k: int) -> I64:
@@ -67,35 +79,32 @@ def _start(points: Array, k: int) -> I64:
     return np.resize(np.fromiter(seen.values(), np.int64, len(seen)), k)
 
 
-def _assign(points: Array, centroids: F32, state: _State, threads: ThreadPoolExecutor, device: str) -> bool:
-    """Give each point its nearest centroid and bring the sums up to date, in place. Returns whether a point changed.
+def _assign(points: Array, find: Search, state: _State, threads: ThreadPoolExecutor) -> bool:
+    """Give each point its centroid and bring the sums up to date, in place. Returns whether a point changed.
 
     Only points that change their cluster touch the sums: after a few iterations they are few.
     """
-    table = _tensor(centroids, device)
     # What a chunk adds is (k, d): chunks grow with k so that adding it up stays cheap.
-    size = BLOCK * max(CHUNK_BLOCKS, -(-len(centroids) // BLOCK))
+    size = max(find.size, BLOCK * max(CHUNK_BLOCKS, -(-len(state.sums) // BLOCK)))
     parts = [slice(start, start + size) for start in range(0, len(points), size)]
-    found = list(threads.map(lambda part: _assign_chunk(points[part], table, state.labels[part], state.products[part]), parts))
+    found = threads.map(lambda part: _assign_chunk(points[part], find, state.labels[part], state.products[part], state.sums.shape), parts)
+    changed = False
     for added in found:
         if added is not None:
             state.sums[:] += added
-    return any(added is not None for added in found)
+            changed = True
+    return changed
 
 
-def _assign_chunk(points: Array, table: Tensor, labels: I64, products: F32) -> F64 | None:
+def _assign_chunk(points: Array, find: Search, labels: I64, products: F32, shape: tuple[int, ...]) -> F64 | None:
     """What the chunk adds to the sums; None when none of its points changed."""
-    added, out = None, None
-    for begin in range(0, len(points), BLOCK):
-        at = slice(begin, begin + BLOCK)
-        out, lengths, _ = measured(_tensor(points[at], str(table.device)), out)
-        found, product = nearest(out, table)
-        after = found.cpu().numpy()
-        moved = np.flatnonzero(after != labels[at])
-        if len(moved):
-            added = np.zeros(table.shape) if added is None else added
-            _move(added, _unit(points[at][moved]), labels[at][moved], after[moved])
-        labels[at], products[at] = after, (product / lengths).cpu().numpy()
+    after, products[:] = find(points)
+    moved = np.flatnonzero(after != labels)
+    added = np.zeros(shape) if len(moved) else None
+    for at in np.split(moved, range(BLOCK, len(moved), BLOCK)):
+        if added is not None:
+            _move(added, _unit(points[at]), labels[at], after[at])
+    labels[:] = after
     return added
 
 
@@ -143,11 +152,5 @@ def _fill_empty(labels: I64, products: F32, k: int) -> None:
 
 
 def _unit(points: Array) -> F32:
-    rows: F32 = unit(_tensor(points, "cpu"))[0].numpy()
+    rows: F32 = unit(on_device(points, "cpu"))[0].numpy()
     return rows
-
-
-def _tensor(array: Array, device: str) -> Tensor:
-    import torch
-
-    return torch.from_numpy(np.ascontiguousarray(array)).to(torch.device(device))

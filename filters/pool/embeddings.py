@@ -16,7 +16,8 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from filters.maths.arrays import I64, Array, Bool
-from filters.maths.blocks import BLOCK, measured
+from filters.maths.blocks import BLOCK, measured, unit
+from filters.maths.search import on_device
 from filters.pool.archive import AGAIN, Member
 from filters.pool.errors import BadInput, from_os
 
@@ -33,72 +34,59 @@ class Raw(NamedTuple):
 
 class Block(NamedTuple):
     at: I64  # (m,) row numbers in the shard, ascending
-    rows: Tensor  # (m, d) float32
-    lengths: Tensor  # (m,) float32, above 0
-
-    def unit(self) -> Tensor:
-        """(m, d) float32 unit rows; in the place of `rows`, so ask once."""
-        return self.rows.div_(self.lengths[:, None])
+    rows: Tensor  # (m, d) float32 unit rows
 
 
-def raw_blocks(member: Member, wanted: Bool, verify: bool, pulse: Callable[[int], None]) -> Iterator[Raw]:
-    """The wanted rows as they lie, in order, BLOCK at a time.
+def raw_blocks(member: Member, wanted: Bool, verify: bool, pulse: Callable[[int], None], size: int = BLOCK) -> Iterator[Raw]:
+    """The wanted rows as they lie, in order, `size` at a time.
 
     wanted  (rows,) bool
     verify  read everything and compare the CRC-32; raises BadInput when it differs
     pulse   called with the bytes of each read
     """
-    buffer = np.empty((BLOCK, member.width), member.dtype)
-    at = np.empty(BLOCK, np.int64)
+    buffer = np.empty((min(size, member.shape[0]), member.width), member.dtype)
+    at = np.empty(len(buffer), np.int64)
     filled = 0
     for start, piece in _pieces(member, wanted, verify, pulse):
         rows = np.flatnonzero(wanted[start : start + len(piece)])
         if not filled and len(rows) == len(piece):
-            whole = len(rows) // BLOCK * BLOCK
-            yield from _views(start, piece[:whole])
+            whole = len(rows) // size * size
+            yield from _views(start, piece[:whole], size)
             rows = rows[whole:]
         while len(rows):
-            take = rows[: BLOCK - filled]
+            take = rows[: len(buffer) - filled]
             end = filled + len(take)
             np.take(piece, take, axis=0, out=buffer[filled:end], mode="clip")  # clip: numpy then writes straight into `out`
             at[filled:end] = take + start
-            filled, rows = end % BLOCK, rows[len(take) :]
-            if end == BLOCK:
+            filled, rows = end % len(buffer), rows[len(take) :]
+            if end == len(buffer):
                 yield Raw(at.copy(), buffer)
     if filled:
         yield Raw(at[:filled].copy(), buffer[:filled])
 
 
-def _views(start: int, piece: Array) -> Iterator[Raw]:
+def _views(start: int, piece: Array, size: int) -> Iterator[Raw]:
     """Whole blocks of a piece, where it lies."""
-    for begin in range(0, len(piece), BLOCK):
-        yield Raw(np.arange(start + begin, start + begin + BLOCK), piece[begin : begin + BLOCK])
+    for begin in range(0, len(piece), size):
+        yield Raw(np.arange(start + begin, start + begin + size), piece[begin : begin + size])
 
 
 def valid_raw_blocks(blocks: Iterator[Raw]) -> Iterator[Raw]:
     """The rows that are finite and not zero, as they lie."""
     out = None
     for raw in blocks:
-        out, _, valid = measured(_tensor(raw.rows), out)
+        out, _, valid = measured(on_device(raw.rows, "cpu"), out)
         kept = valid.numpy()
         yield raw if kept.all() else Raw(raw.at[kept], raw.rows[kept])
 
 
 def blocks(raws: Iterator[Raw], device: str) -> Iterator[Block]:
-    """Valid rows only, in float32, on the device; good until the next block."""
-    import torch
-
+    """Valid rows only, unit length, on the device; good until the next block."""
     out = None
     for raw in raws:
-        out, lengths, valid = measured(_tensor(raw.rows).to(torch.device(device)), out)
+        out, valid = unit(on_device(raw.rows, device), out)
         kept = valid.cpu().numpy()
-        yield Block(raw.at, out, lengths) if kept.all() else Block(raw.at[kept], out[valid], lengths[valid])
-
-
-def _tensor(rows: Array) -> Tensor:
-    import torch
-
-    return torch.from_numpy(np.ascontiguousarray(rows))
+        yield Block(raw.at, out) if kept.all() else Block(raw.at[kept], out[valid])
 
 
 def _pieces(member: Member, wanted: Bool, verify: bool, pulse: Callable[[int], None]) -> Iterator[tuple[int, Array]]:

@@ -154,7 +154,7 @@ def _write_records(view: View, file: IO[bytes], records: Array, slot: I64, featu
     np.lib.format.write_array_header_1_0(file, header)
     file.flush()
     start = file.tell()
-    for raw in view.raw(features.name):
+    for raw in view.stored(features.name):
         place = view.place(raw.at)
         grouped = slot[place] >= 0
         block = np.empty(int(grouped.sum()), dtype)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from filters.maths.arrays import I64, U8, U64, Array, Bool
+from filters.maths.blocks import BLOCK
 from filters.pool import columns, embeddings
 from filters.pool.columns import Column, Rows, Stored, unpacked
 from filters.pool.embeddings import Block, Raw
@@ -67,13 +68,25 @@ class View:
         assert self.uid_column is not None, "the pass that parses uids cannot ask for them"
         return self.values(self.uid_column)
 
+    def stored(self, features: str, size: int = BLOCK) -> Iterator[Raw]:
+        """The rows in play as they lie, in the member's own type, whether valid or not, `size` at a time."""
+        member = self.shard.member(features)
+        self.shard.check_unchanged(member.path)
+        mark = Unit(self.checked, f"{self.shard.key}.{key_of(features, repr(member.entry))[:16]}")
+        verify = not mark.whole()
+        self.streams += 1
+        yield from embeddings.raw_blocks(member, self.live.mask(), verify, self.pulse, size)
+        if verify:
+            mark.save({})
+        self.streams -= 1
+
     def raw(self, features: str) -> Iterator[Raw]:
         """The rows in play that are finite and not zero, in the member's own type, BLOCK at a time."""
-        return embeddings.valid_raw_blocks(self._stream(features))
+        return embeddings.valid_raw_blocks(self.stored(features))
 
     def blocks(self, features: str) -> Iterator[Block]:
-        """The same in float32, with their lengths, on the device."""
-        return embeddings.blocks(self._stream(features), self.device)
+        """The same as unit rows in float32, on the device."""
+        return embeddings.blocks(self.stored(features), self.device)
 
     def place(self, at: I64) -> I64:
         """Where rows of a block stand among the rows in play."""
@@ -83,17 +96,6 @@ class View:
         if self.at[begin + len(at) - 1] == at[-1]:
             return np.arange(begin, begin + len(at))  # nothing is left out between them
         return np.searchsorted(self.at, at)
-
-    def _stream(self, features: str) -> Iterator[Raw]:
-        member = self.shard.member(features)
-        self.shard.check_unchanged(member.path)
-        mark = Unit(self.checked, f"{self.shard.key}.{key_of(features, repr(member.entry))[:16]}")
-        verify = not mark.whole()
-        self.streams += 1
-        yield from embeddings.raw_blocks(member, self.live.mask(), verify, self.pulse)
-        if verify:
-            mark.save({})
-        self.streams -= 1
 
     def numbers(self, column: str) -> Array:
         """(m,) of a parquet column, in its own float type or float64, for the rows in play; NaN where it has none."""

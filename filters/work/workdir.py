@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -61,11 +61,12 @@ def foreign_key(function: Callable[..., Any]) -> str:
     return sha256(path) if path.is_file() else key_of(inspect.getsource(function))
 
 
+@dataclass(frozen=True)
 class Saved:
     """An array that lies in a file; read once a process, and passed between processes by name."""
 
-    def __init__(self, path: Path, key: str) -> None:
-        self.path, self.key = path, key
+    path: Path
+    key: str
 
     def load(self) -> Array:
         return _load(self.path)
