@@ -48,7 +48,7 @@ def members_and_spread(work: Work, rows: Rows, concept: Column, distance: Column
 def centroids(work: Work, rows: Rows, features: Features, k: int, iterations: int, points_per_centroid: int) -> dict[str, Array]:
     """Draw, then train."""
     drawn = work.cut(rows, Cut(by=work.hashed(SAMPLE), quota=min(k * points_per_centroid, rows.count()), largest=False))
-    points = _in_hash_order(lambda: work.scan(sampled, drawn, features, work.hashed(SAMPLE)))
+    points = _in_hash_order(work, lambda: work.scan(sampled, drawn, features, work.hashed(SAMPLE)))
     if not len(points):
         what = f"none of {drawn.count():,} sampled rows of '{features.name}' is finite and not zero"
         raise BadInput(work.pool.location, what, "download the pool again, or name other features")
@@ -61,7 +61,7 @@ def levels_of(work: Work, trained: Saved) -> dict[str, Array]:
     return kmeans.levels(np.array(trained.load()), work.engine.workers, work.settings.device)._asdict()
 
 
-def _in_hash_order(parts: Callable[[], Iterator[dict[str, Array]]]) -> Array:
+def _in_hash_order(work: Work, parts: Callable[[], Iterator[dict[str, Array]]]) -> Array:
     """The drawn rows in the order of the draw. They may be many: never more of them in memory than once, and one shard's part."""
     words = np.concatenate([part["hash"] for part in parts()])
     place = np.empty(len(words), np.int64)
@@ -69,7 +69,7 @@ def _in_hash_order(parts: Callable[[], Iterator[dict[str, Array]]]) -> Array:
     points, begin = np.empty((0, 0)), 0
     for part in parts():
         rows = part["rows"]
-        points = points if len(points) else np.empty((len(words), rows.shape[1]), rows.dtype)
+        points = points if len(points) else work.room((len(words), rows.shape[1]), rows.dtype)
         points[place[begin : begin + len(rows)]] = rows
         begin += len(rows)
     return points

@@ -98,10 +98,11 @@ def cheapest(n: int) -> int:
 def compare(part: Part, prefer: str) -> dict[str, Array]:
     """Each row's largest similarity to an earlier row of its cluster, and that row's uid."""
     order, ends = clusters_in_order(part, prefer)
-    similarity, at = earlier_max(part.rows, order, ends, part.device)
-    of = np.zeros(len(at), uids.MAYBE)
-    of["uid"], of["known"] = part.uids[at], at >= 0
-    of["uid"][at < 0] = 0
+    similarity, earlier = np.empty(len(order), np.float32), np.empty(len(order), np.int64)
+    similarity[order], earlier[order] = earlier_max(*part.in_order(order), ends, part.device)
+    of = np.zeros(len(order), uids.MAYBE)
+    found = earlier >= 0
+    of["uid"][found], of["known"] = part.uids[order[earlier[found]]], found
     return {"similarity": similarity, "of": of}
 
 

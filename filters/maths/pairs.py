@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 SMALL = (16, 32, 64, 128, 256)  # sizes that clusters are padded to, BLOCK rows of them at a time
 KEPT = 16  # unit blocks of a large cluster that are not made again for every later block: 25 MB at d = 768
 
-Found = tuple[I64, F32, I64]  # row numbers, their similarities, and the places in `order` that gave them
+Found = tuple[I64, F32, I64]  # places in `order`, their similarities, and the places that gave them
 
 
 def earlier_max(rows: Array, order: I64, ends: I64, device: str = "cpu") -> tuple[F32, I64]:
     """M[i] = max over j before i in its cluster of cos(x_i, x_j), and the first j that gives it.
 
-    rows     (n, d) float16 or float32, finite and not zero
+    rows     (m, d) float16 or float32, finite and not zero
     order    (n,) int64 row numbers: cluster after cluster, each in its own order
     ends     (c + 1,) int64 ascending: cluster number a is order[ends[a]:ends[a + 1]]
-    returns  by row: (n,) float32, 0 for a cluster's first row and where every earlier row is at a right angle or farther;
-             (n,) int64 row numbers, -1 there
+    returns  by place in `order`: (n,) float32, 0 for a cluster's first row and where every earlier row is at a right angle or
+             farther; (n,) int64 the place of j, -1 there
     Source: METHOD 3; never below 0 [code]. How a cluster is multiplied follows from its size alone, so that its numbers do too.
     """
-    similarity, of = np.zeros(len(rows), np.float32), np.full(len(rows), -1, np.int64)
-    for members, best, at in _found(_Units(rows, order, device), ends):
-        similarity[members], of[members] = best, np.where(at >= 0, order[at], -1)
+    similarity, of = np.zeros(len(order), np.float32), np.full(len(order), -1, np.int64)
+    for places, best, at in _found(_Units(rows, order, device), ends):
+        similarity[places], of[places] = best, at
     return similarity, of
 
 
@@ -86,7 +86,7 @@ def _of_small(units: _Units, starts: I64, sizes: I64, size: int) -> Found:
     best, at = _largest((rows @ rows.transpose(1, 2)).masked_fill_(_not_earlier(size, units.device), -2))
     found = np.take_along_axis(places, at.reshape(places.shape), axis=1)
     kept = held.ravel()
-    return units.order[places[held]], np.maximum(best, 0)[kept], np.where(best > 0, found.ravel(), -1)[kept]
+    return places[held], np.maximum(best, 0)[kept], np.where(best > 0, found.ravel(), -1)[kept]
 
 
 def _of_large(units: _Units, start: int, stop: int) -> Iterator[Found]:
@@ -107,7 +107,7 @@ def _of_large(units: _Units, start: int, stop: int) -> Iterator[Found]:
             of = np.where(value > best, at + other, of)
             best = np.maximum(value, best)
         here = min(size, stop - begin)
-        yield units.order[begin : begin + here], best[:here], of[:here]
+        yield np.arange(begin, begin + here), best[:here], of[:here]
 
 
 def _largest(products: Tensor) -> tuple[F32, I64]:

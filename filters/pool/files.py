@@ -11,6 +11,7 @@ import hashlib
 import math
 import os
 import re
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,6 +88,20 @@ def write_npy(file: IO[bytes], values: Array) -> None:
     values = np.ascontiguousarray(values)
     np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(values))
     file.write(values.reshape(-1).view(np.uint8).data)
+
+
+def room(folder: Path, shape: tuple[int, ...], dtype: np.dtype[Any], limit: float) -> Array:
+    """An array to be filled: in memory, or, of more than `limit` bytes, in a file that has no name and goes with the array."""
+    size = math.prod(shape) * dtype.itemsize
+    if size <= limit:
+        return np.empty(shape, dtype)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, size)  # a full disk is told now: a map of it would end the process
+            return np.memmap(file, dtype, "r+", shape=shape)
+    except OSError as error:
+        raise from_os(folder, error) from None
 
 
 class NpyHeader(NamedTuple):

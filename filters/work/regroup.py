@@ -18,7 +18,7 @@ import numpy as np
 from filters.maths.arrays import I32, I64, U64, Array
 from filters.pool.columns import Column, Rows, missing, nothing
 from filters.pool.errors import BadInput
-from filters.pool.files import read_npy, write_npy, writing
+from filters.pool.files import read_npy, room, write_npy, writing
 from filters.pool.pool import Features
 from filters.work.engine import Stop
 from filters.work.view import Done, Task, View
@@ -50,8 +50,35 @@ class Part:
     group: I32  # (m,)
     uids: U64  # (m, 2)
     values: dict[str, Array]  # (m,) each, of the columns carried along
-    rows: Array  # (m, d) embeddings in the member's own type, finite and not zero; (m, 0) when none were asked for
+    rows: Array  # (m, d) embeddings in the member's own type, as they lie; (m, 0) when none were asked for
     device: str
+    room: Room
+
+    def in_order(self, order: I64) -> tuple[Array, I64]:
+        """Rows, and the row numbers under which `order` finds its rows there: as they are while they are in memory.
+
+        Rows that lie in a file are copied in that order, or each would be looked for all over the file, many times.
+        """
+        if not isinstance(self.rows, np.memmap):
+            return self.rows, order
+        arranged = self.room.make(self.rows.shape, self.rows.dtype)
+        step = max(1, int(self.room.limit) // max(1, self.rows.itemsize * self.rows.shape[1]))
+        for start in range(0, len(order), step):
+            chosen = order[start : start + step]
+            by_place = np.argsort(chosen)
+            arranged[start : start + step][by_place] = self.rows[chosen[by_place]]  # one way through the file
+        return arranged, np.arange(len(order))
+
+
+@dataclass(frozen=True)
+class Room:
+    """Where rows are brought together: in memory up to `limit` bytes, beyond it in files of this folder."""
+
+    folder: Path
+    limit: float
+
+    def make(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        return room(self.folder, shape, dtype, self.limit)
 
 
 @dataclass(frozen=True)
@@ -62,6 +89,7 @@ class PartJob:
     slices: list[tuple[Path, int, int]]  # file of a shard; first and last record, the last excluded
     dtype: np.dtype[Any]
     device: str
+    room: Room
     stop: Stop
 
     def __str__(self) -> str:
@@ -72,8 +100,8 @@ def carry_out(work: Work, folder: Path, wish: Wish) -> None:
     """Leave a column of each array that the task returns in `folder`."""
     dtype = record_type(wish.carry, work.pool.shards[0].key, wish.features)
     sizes = work.counts(wish.rows, wish.by, wish.groups)
-    limit = work.settings.memory_gb * 1e9 / (2 * work.engine.workers * dtype.itemsize)
-    edges = bundles(sizes, max(1, int(limit)))
+    limit = work.settings.memory_gb * 1e9 / (2 * work.engine.workers)  # a part, and what its task makes of it
+    edges = bundles(sizes, max(1, int(limit / dtype.itemsize)))
     parts = folder / f"parts-{key_of(edges)[:16]}"  # other memory or workers give other parts
     _check_space(work, int(sizes.sum()) * dtype.itemsize, parts)
     with work.inside(parts):
@@ -81,7 +109,7 @@ def carry_out(work: Work, folder: Path, wish: Wish) -> None:
         files = work.folder(split, "split", wish.rows, (wish.by, edges, *wish.carry.values(), wish.features))
         work.record(files, split, wish.rows, arguments, column=False)
         counts = np.stack([np.array(Unit(files, shard.key).load("counts")) for shard in work.pool.shards])  # (shards, parts)
-        _solve_all(work, wish, parts, files, counts, dtype)
+        _solve_all(work, wish, files, counts, dtype, Room(parts, limit))
         work.record(folder, collect, wish.rows, (wish.by, edges, _starts(parts, counts), parts), column=True)
     for other in folder.glob("parts-*"):  # of a run with other memory or workers that was interrupted
         shutil.rmtree(other)
@@ -184,17 +212,18 @@ def _write_at(descriptor: int, data: memoryview, offset: int) -> None:
         data, offset = data[written:], offset + written
 
 
-def _solve_all(work: Work, wish: Wish, parts: Path, files: Path, counts: I64, dtype: np.dtype[Any]) -> None:
+def _solve_all(work: Work, wish: Wish, files: Path, counts: I64, dtype: np.dtype[Any], room: Room) -> None:
     ends = counts.cumsum(axis=1)  # in each shard's file
     paths = [Unit(files, shard.key).path("rows") for shard in work.pool.shards]
     jobs = (
         PartJob(
             wish.task,
             wish.arguments,
-            part_unit(parts, part),
+            part_unit(room.folder, part),
             [(path, int(end[part] - count[part]), int(end[part])) for path, end, count in zip(paths, ends, counts, strict=True)],
             dtype,
             work.settings.device,
+            room,
             work.engine.stop,
         )
         for part in range(counts.shape[1])
@@ -212,7 +241,7 @@ def solve(job: PartJob) -> Done:
 
 def _assemble(job: PartJob) -> Part:
     total = sum(stop - start for _, start, stop in job.slices)
-    whole = {name: np.empty((total, *kind.shape), kind.base) for name, kind in _fields(job.dtype)}
+    whole = {name: job.room.make((total, *kind.shape), kind.base) for name, kind in _fields(job.dtype)}
     filled = 0
     for path, start, stop in job.slices:
         job.stop.check()
@@ -221,7 +250,7 @@ def _assemble(job: PartJob) -> Part:
             values[filled : filled + len(records)] = records[name]
         filled += len(records)
     carried = {name.removeprefix(VALUE): whole[name] for name in whole if name.startswith(VALUE)}
-    return Part(whole["group"], whole["uid"], carried, whole.get("row", np.empty((total, 0))), job.device)
+    return Part(whole["group"], whole["uid"], carried, whole.get("row", np.empty((total, 0))), job.device, job.room)
 
 
 def _starts(parts: Path, counts: I64) -> Saved:

@@ -20,6 +20,7 @@ import numpy as np
 from filters.maths.arrays import Array, Bool
 from filters.pool.columns import TEXTS, Column, Hashed, Rows, Stored, missing, read_uids
 from filters.pool.errors import BadInput
+from filters.pool.files import room
 from filters.pool.pool import Features, Pool, Shard
 from filters.work import regroup
 from filters.work.cutting import Cut, carry_out
@@ -180,6 +181,10 @@ class Work:
         """(groups,) int64 rows of each group."""
         parts = self.each(regroup.group_sizes, rows, group, groups)
         return sum((part["sizes"] for part in parts), start=np.zeros(groups, np.int64))
+
+    def room(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """An array to be filled: in memory where --memory_gb allows, else in a file that goes with it."""
+        return room(self.dir.stages, shape, dtype, self.settings.memory_gb * 1e9)
 
     # -- stages
 
