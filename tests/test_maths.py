@@ -11,7 +11,7 @@ import scipy.sparse as sparse
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from filters.maths import kmeans, pairs
+from filters.maths import kmeans, pairs, search
 from filters.maths.arrays import F32, F64, I64
 from filters.maths.complexity import GRAIN, d_inter, d_intra, filled, share, spread
 from filters.maths.quota import floors, project, quota
@@ -201,3 +201,53 @@ def test_equal_rows_get_equal_labels_and_products_wherever_they_lie() -> None:
     assert torch.equal(labels[order][:1700], moved[0])
     assert torch.equal(products[order][:1700], moved[1])
     assert torch.equal(labels, (rows @ centroids.T).argmax(dim=1))
+
+
+def two_levels(raw: Array, centroids: Array, levels: search.Levels) -> tuple[Array, Array]:
+    """METHOD's cosine by the rule of the two levels, in float64, a row at a time."""
+    rows, labels, best = unit(raw.astype(np.float64)), [], []
+    for row in rows:
+        near = levels.near[int((levels.coarse @ row).argmax())]
+        products = centroids[near].astype(np.float64) @ row
+        labels.append(int(near[products.argmax()]))
+        best.append(products.max())
+    return np.array(labels), np.array(best)
+
+
+@pytest.fixture(scope="module")
+def very_many() -> tuple[Array, Array, search.Levels]:
+    """Rows, more than TWO_LEVELS centroids for them, and how those are searched."""
+    rng = np.random.default_rng(2)
+    rows = blobs(rng, search.TWO_LEVELS + 900, width=24, kinds=300, spread=0.4)
+    centroids = kmeans.train(rows, search.TWO_LEVELS, 2)
+    return rows, centroids, kmeans.levels(centroids)
+
+
+def test_a_search_in_two_levels_finds_what_its_rule_says(very_many: tuple[Array, Array, search.Levels]) -> None:
+    rows, centroids, levels = very_many
+    found = kmeans.search(centroids, levels)(rows)
+    labels, cosines = two_levels(rows, centroids, levels)
+    np.testing.assert_allclose(found.cosines, cosines, atol=2e-6)
+    assert (found.labels == labels).mean() > 0.999  # but for ties
+    flat = search.Flat(centroids)(rows)
+    assert (flat.cosines >= found.cosines - 2e-6).all()
+    assert (flat.labels == found.labels).mean() > 0.98
+
+
+def test_in_two_levels_a_row_has_the_same_numbers_whatever_lies_beside_it(very_many: tuple[Array, Array, search.Levels]) -> None:
+    rows, centroids, levels = very_many
+    find = kmeans.search(centroids, levels)
+    whole, order = find(rows), np.random.default_rng(0).permutation(len(rows))
+    for part in (order, order[:1], order[5:400], np.repeat(order[7], 70)):
+        found = find(rows[part])
+        np.testing.assert_array_equal(found.labels, whole.labels[part])
+        np.testing.assert_array_equal(found.cosines, whole.cosines[part])
+
+
+@pytest.mark.parametrize("k", [20, search.TWO_LEVELS])
+def test_a_row_that_is_not_finite_or_all_zero_has_no_cosine(k: int, very_many: tuple[Array, Array, search.Levels]) -> None:
+    rows, centroids = very_many[0][:40].copy(), very_many[1][:k]
+    rows[3], rows[5, 2], rows[7, 0] = 0, np.inf, np.nan
+    for kind in (np.float16, np.float32, np.float64):
+        cosines = kmeans.search(centroids, kmeans.levels(centroids))(rows.astype(kind)).cosines
+        assert np.flatnonzero(np.isnan(cosines)).tolist() == [3, 5, 7]

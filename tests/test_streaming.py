@@ -46,6 +46,15 @@ def test_the_same_bytes_with_the_same_rows_cut_into_other_shards(sizes: tuple[in
     assert (tmp_path / "o.npy").read_bytes() == told["whole"]
 
 
+def test_the_same_bytes_in_two_levels_of_clusters(tmp_path: Path) -> None:
+    told = write_pool(tmp_path / "pool", np.random.default_rng(4), (3000, 3600, 700), width=24)
+    cut_into_shards(tmp_path / "other", told, (7000, 1, 299))
+    recipe = SemDeDup(fraction=0.8, clusters=6100, kmeans_iters=2)
+    recipe.run(tmp_path / "pool", tmp_path / "a.npy")
+    recipe.run(tmp_path / "other", tmp_path / "b.npy", options=RunOptions(num_workers=3, memory_gb=1e-4))
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
+
+
 def test_the_same_bytes_with_memory_for_a_few_rows_only(told: dict[str, Any], tmp_path: Path) -> None:
     RECIPE.run(told["pool"], tmp_path / "o.npy", options=RunOptions(memory_gb=1e-5))
     assert (tmp_path / "o.npy").read_bytes() == told["whole"]
