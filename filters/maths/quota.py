@@ -40,7 +40,7 @@ def project(target: F64, low: I64, high: I64, total: int) -> F64:
     those 2k places, find the piece that holds `total`, and solve it. O(k log k).
     """
     bends = np.concatenate([low - target, high - target])
-    order = np.argsort(bends, kind="stable")
+    order = np.argsort(bends)  # of equal bends any order: nothing grows between them
     slopes = np.concatenate([np.ones(len(low)), -np.ones(len(high))])[order].cumsum()
     bends = bends[order]
     sums = low.sum() + np.concatenate([[0.0], (slopes[:-1] * np.diff(bends)).cumsum()])
@@ -58,6 +58,14 @@ def _whole(x: F64, target: F64, low: I64, high: I64, total: int) -> I64:
         # Rounding in x can leave one too many of a concept: then the same rule takes back.
         step = 1 if missing > 0 else -1
         room = np.flatnonzero(result < high if step > 0 else result > low)
-        cost = step * (result[room] - target[room])
-        result[room[np.argsort(cost, kind="stable")[: abs(missing)]]] += step
+        result[room[_smallest(step * (result[room] - target[room]), abs(missing))]] += step
     return result
+
+
+def _smallest(cost: F64, count: int) -> I64:
+    """Where the `count` smallest are, or all of fewer; of equals the first."""
+    if count >= len(cost):
+        return np.arange(len(cost))
+    last = np.partition(cost, count - 1)[count - 1]
+    below = np.flatnonzero(cost < last)
+    return np.concatenate([below, np.flatnonzero(cost == last)[: count - len(below)]])

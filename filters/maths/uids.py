@@ -91,15 +91,16 @@ def to_texts(uids: U64) -> list[str]:
 
 def order(uids: U64) -> I64:
     """The permutation that sorts uids ascending; equal uids keep their order."""
-    high = uids[:, 0]
-    first: I64 = np.argsort(high, kind="stable")
-    again = high[first][1:] == high[first][:-1]
+    high = np.ascontiguousarray(uids[:, 0])
+    first: I64 = np.argsort(high)  # not stable, and four times as fast
+    ranked = high[first]
+    again = ranked[1:] == ranked[:-1]
     if not again.any():
         return first
     # Random uids share a high word once in a blue moon: only those runs need the low word.
     tied = np.flatnonzero(np.concatenate([[False], again]) | np.concatenate([again, [False]]))
     rows = first[tied]
-    first[tied] = rows[np.lexsort((uids[rows, 1], uids[rows, 0]))]
+    first[tied] = rows[np.lexsort((rows, uids[rows, 1], uids[rows, 0]))]
     return first
 
 
