@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from filters.command import Command
-from filters.filter import Cut, Filter, Measured
+from filters.filter import Cut, Filter, Measured, Plan
 from filters.options import Layers, option
 from filters.pool.columns import Rows
 from filters.pool.errors import BadInput
-from filters.scores import score_column, scored
+from filters.scores import expect_score, expect_scored, score_column, scored
 from filters.work.work import Work
 
 
@@ -55,6 +55,14 @@ class TopScore(Filter):
             # DataComp's threshold is the score at position int(n * f), counted from 0: it stays too.
             quota += 1
         return Cut(by=by, quota=quota, all_ties=self.ties == "all")
+
+    def expect_known(self, plan: Plan, rows: int) -> int:
+        return expect_scored(plan, rows, self.score)
+
+    def expect(self, plan: Plan, rows: int) -> int:
+        expect_score(plan, rows, self.score)
+        plan.measured(rows, score="f4")
+        return plan.cut(rows, self.size or (None if self.threshold is not None else int(rows * (self.fraction or 0))))
 
     def _quota(self, work: Work, rows: Rows) -> int:
         if self.size is None:
