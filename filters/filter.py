@@ -183,7 +183,7 @@ class Filter(Recipe):
     def foresee(self, plan: Plan, rows: int, names: Names) -> int:
         suffix = names.suffix(self.name)
         with plan.stage(self.name + suffix, rows, suffix) as stage:
-            stage.kept = self.expect(plan, rows)
+            stage.kept = self.expect(plan, rows) if rows else 0
         return stage.kept
 
     def apply(self, work: Work, rows: Rows, names: Names) -> Verdict:

@@ -166,7 +166,9 @@ def test_a_manifest_repeats_its_run_to_the_same_bytes(tiny_pool: Path, tmp_path:
 def test_a_failed_run_leaves_the_last_good_one_as_it_was(tiny_pool: Path, tmp_path: Path) -> None:
     place = ["--metadata_dir", tiny_pool, "--save_path", tmp_path / "o.npy", "--concepts", 5, "--quiet"]
     assert run(*place) == 0
-    left = {path: path.read_bytes() for path in (tmp_path / "o.work").rglob("*") if path.is_file() and path.name not in ("lock", "status.json")}
+    left = {
+        path: path.read_bytes() for path in (tmp_path / "o.work").rglob("*") if path.is_file() and path.name not in ("lock", "status.json")
+    }
     (tmp_path / "beside").mkdir()
     for path in tiny_pool.glob("*.npz"):
         (tmp_path / "beside" / path.name).write_bytes(path.read_bytes())

@@ -31,7 +31,6 @@ class Shard:
     parquet: Path
     rows: int
     columns: dict[str, str] = field(repr=False)  # name -> type, as the footer says
-    packed: dict[str, int] = field(repr=False)  # name -> bytes it takes in the file, for columns of one leaf
     beside: Archive | None = field(repr=False)  # embeddings kept elsewhere
     archive: Archive | None = field(repr=False)  # the pool's own
     footer: str = field(repr=False)
@@ -178,12 +177,12 @@ def _open_shard(folder: Path, beside: Path | None, key: str, index: int) -> Shar
     paths = [path for path in (parquet, npz, other) if path is not None and (path != npz or path.is_file())]
     stamps = {path: _stamp(path) for path in paths}
     archives = [Archive.open(path) if path is not None and path in stamps else None for path in (other, npz)]
-    rows, columns, packed, footer = _read_footer(parquet)
-    return Shard(key, index, parquet, rows, columns, packed, archives[0], archives[1], footer, stamps)
+    rows, columns, footer = _read_footer(parquet)
+    return Shard(key, index, parquet, rows, columns, archives[0], archives[1], footer, stamps)
 
 
-def _read_footer(path: Path) -> tuple[int, dict[str, str], dict[str, int], str]:
-    """Rows, types and packed sizes of the columns, and a digest of the footer."""
+def _read_footer(path: Path) -> tuple[int, dict[str, str], str]:
+    """Rows, types of the columns, and a digest of the footer."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -208,16 +207,7 @@ def _read_footer(path: Path) -> tuple[int, dict[str, str], dict[str, int], str]:
         raise BadInput(
             path, f"its footer declares {meta.num_rows:,} rows, {counted:,} in row groups, in a file of {size:,} bytes", "download it again"
         )
-    return meta.num_rows, columns, _packed(groups), _footer_digest(path, size)
-
-
-def _packed(groups: list[Any]) -> dict[str, int]:
-    """Bytes of each column in all row groups."""
-    sizes: Counter[str] = Counter()
-    for group in groups:
-        for chunk in map(group.column, range(group.num_columns)):
-            sizes[chunk.path_in_schema] += chunk.total_compressed_size
-    return dict(sizes)
+    return meta.num_rows, columns, _footer_digest(path, size)
 
 
 def unreadable(path: Path | str, error: Exception) -> BadInput:

@@ -19,6 +19,7 @@ from filters.maths.arrays import F64
 from filters.maths.blocks import BLOCK
 from filters.maths.cut import FEW, Search
 from filters.maths.kmeans import CHUNK_BLOCKS
+from filters.pool.columns import TEXTS
 from filters.pool.embeddings import PIECE_BYTES
 from filters.pool.pool import Features, Pool
 from filters.work import rates
@@ -32,6 +33,7 @@ SAMPLE = 28  # bytes of memory a sample of the pool
 DISK_BLOCK = 4096  # files take whole ones
 NPY_HEADER = 128
 PARQUET_COLUMN = 700  # bytes that a column of a parquet file takes beside its values
+UID_TEXT, TEXT = 34, 60  # bytes a row of a parquet file
 FOOTER = 1 << 16  # bytes that are read of a parquet file beside the column
 LARGE = 2048  # centroids, or rows of a group, beyond which a kernel's time is in proportion to them
 USUAL_ITERATIONS = 30  # of k-means, after which no label changes
@@ -238,10 +240,14 @@ class Plan:
         return float(1 - (1 - rows / max(1, self.pool.rows)) ** min(piece, max(1, self._shards.max())))
 
     def parsed(self, column: str) -> Cost:
-        """A parquet column, from end to end."""
-        shards = [shard for shard in self.pool.shards if column in shard.packed]
-        read = sum(shard.packed[column] + min(FOOTER, shard.stamps[shard.parquet][0]) for shard in shards)
-        return Cost({Kernel(rates.parsing, (column,), 60e-9): self.pool.rows}, read)
+        """A parquet column, from end to end. Its size is that of its type: pyarrow dies of a damaged footer that is asked for it."""
+        footers = sum(min(FOOTER, shard.stamps[shard.parquet][0]) for shard in self.pool.shards)
+        return Cost({Kernel(rates.parsing, (column,), 60e-9): self.pool.rows}, footers + self.pool.rows * self._packed(column))
+
+    def _packed(self, column: str) -> int:
+        """Bytes a row of a parquet column, as DataComp writes them."""
+        kind = self.pool.shards[0].columns.get(column, "string")
+        return UID_TEXT if column == "uid" else TEXT if kind in TEXTS else 2 + _width(kind)
 
     def values(self, rows: int, columns: int = 1) -> Cost:
         """Values of the rows, looked at once."""
@@ -255,7 +261,8 @@ class Plan:
 
     def _share(self, size: float) -> F64:
         """Bytes of each shard, by its rows."""
-        return self._shards * (size / max(1.0, self._shards.sum()))
+        share: F64 = self._shards * (size / max(1.0, self._shards.sum()))
+        return share
 
     def _record(self, task: Task | str, rows: int, cost: Cost, arrays: list[F64], parts: F64 | None = None, memory: int = 0) -> None:
         """A task that leaves a file of each array for each shard, or for each part."""
@@ -362,6 +369,12 @@ def lasting(seconds: float) -> str:
 
 
 _SAME_BITS = {32: 9, 64: 0}  # of a float32's bits, those that values of one kind have in common
+
+
+def _width(kind: str) -> int:
+    """Bytes of a number, by the name that Arrow gives its type."""
+    named = {"halffloat": 2, "float": 4, "double": 8}
+    return named.get(kind) or int("".join(filter(str.isdigit, kind)) or 8) // 8
 
 
 def rates_copying() -> Kernel:

@@ -7,25 +7,28 @@ import os
 import shutil
 from pathlib import Path
 
-from filters.pool.errors import BadInput
-from filters.work.plan import Plan
+from filters.pool.errors import BadInput, from_os
+from filters.work.plan import Plan, sized
 
 
 def check(plan: Plan, save_path: Path, folder: Path) -> None:
     """Raise BadInput when the plan cannot fit, with what would."""
     _check_memory(plan)
-    _check_disk(plan, save_path, folder)
+    try:
+        _check_disk(plan, save_path, folder)
+    except OSError as error:
+        raise from_os(folder, error) from None
 
 
 def _check_memory(plan: Plan) -> None:
     needed, free = sum(plan.memory.values()), free_memory()
     if needed <= free:
         return
-    terms = ", ".join(f"{size / 1e9:,.1f} for {name}" for name, size in plan.memory.items())
+    terms = ", ".join(f"{sized(size)} for {name}" for name, size in plan.memory.items())
     do = "give a smaller --memory_gb" if plan.memory["rows"] > needed - free else "use a larger machine"
     if plan.processes > 1:
         do = f"give fewer --num_workers, or --engine threads; or {do}"
-    raise BadInput("memory", f"{needed / 1e9:,.1f} GB needed ({terms}), {free / 1e9:,.1f} GB free", do)
+    raise BadInput("memory", f"too little: {sized(needed)} needed ({terms}), {sized(free)} free", do)
 
 
 def _check_disk(plan: Plan, save_path: Path, folder: Path) -> None:
@@ -37,7 +40,7 @@ def _check_disk(plan: Plan, save_path: Path, folder: Path) -> None:
     for place, needed, do in places:
         free = shutil.disk_usage(existing(place)).free
         if needed > free:
-            raise BadInput(place, f"{needed / 1e9:,.1f} GB needed, {free / 1e9:,.1f} GB free", f"free some, or name another {do}")
+            raise BadInput(place, f"too little space: {sized(needed)} needed, {sized(free)} free", f"free some, or name another {do}")
 
 
 def existing(path: Path) -> Path:
