@@ -309,12 +309,13 @@ class Console(Quiet):
 
 
 def line_of(status: Status) -> str:
-    """Where a run is: stage 2/5 semdedup: split  45%  1.2M/s  1.8 GB/s  pass 0:12, run 3:40 left."""
+    """Where a run is: stage 2/5 semdedup: split  45%  pass 0:12, run 3:40 left  1.2M/s  1.8 GB/s."""
     part = status.samples_done / status.samples_total if status.samples_total else 0.0
     rates = [f"{counted(status.samples_per_second)}/s"] * bool(status.samples_done)
     rates += [f"{sized(status.bytes_per_second)}/s"] * bool(status.bytes_per_second)
     place = f"stage {status.stage_number}/{status.stages} {status.stage}: {status.pass_name}"
-    return "  ".join([place, f"{part:.0%}", *rates, f"pass {lasting(status.pass_eta_seconds)}, run {lasting(status.eta_seconds)} left"])
+    left = f"pass {lasting(status.pass_eta_seconds)}, run {lasting(status.eta_seconds)} left"
+    return "  ".join([place, f"{part:.0%}", left, *rates])
 
 
 def counted(number: float) -> str:

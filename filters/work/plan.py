@@ -28,8 +28,10 @@ from filters.work.regroup import part_rows
 from filters.work.view import Task
 from filters.work.work import Settings, spoken
 
+K_MEANS, SORTED = "k-means", "sorted rows"  # what rows are held in memory for
 PROCESS = 0.4e9  # bytes of memory that a process takes, its blocks included
 SAMPLE = 28  # bytes of memory a sample of the pool
+FOLDERS = 10  # of a work folder itself, and small files in it: lock, origin, manifest, status
 DISK_BLOCK = 4096  # files take whole ones
 NPY_HEADER = 128
 PARQUET_COLUMN = 700  # bytes that a column of a parquet file takes beside its values
@@ -71,7 +73,7 @@ class Pass:
     usual: float = 1.0  # part of the samples after which it ends as a rule
 
     def seconds(self, rates: Rates) -> float:
-        return sum(amount * rates[kernel] for kernel, amount in self.units.items())
+        return float(sum(amount * rates[kernel] for kernel, amount in self.units.items()))
 
 
 @dataclass
@@ -98,7 +100,8 @@ class Plan:
         self.rates: Rates = {}
         self._shards: F64 = np.array([shard.rows for shard in pool.shards], np.float64)
         self._busy = _busy(self._shards, workers)
-        self._stored, self._inner, self._suffix = 0, "", ""
+        self._stored, self._inner, self._suffix = DISK_BLOCK * FOLDERS, "", ""
+        self._small = 0  # bytes of small results, which are left behind as well
         self._read: set[str] = set()
 
     # -- stages
@@ -158,6 +161,7 @@ class Plan:
         solve = Cost({rates_copying(): 2 * rows * item}) + solved(task, arguments, rows, size, tuple(carry), features)
         memory = min(int(self.settings.memory_gb * 1e9), 2 * rows * item)
         self._record(task, rows, solve, [parts * gives], parts, memory)
+        self._store(_on_disk([np.array([8.0 * len(parts) * len(self._shards)])]))  # where each shard's rows begin in each part
         inside = self._stored - before
         self._record("collect", rows, self.values(rows, 3), [self._shards * gives])
         self._stored -= inside
@@ -165,7 +169,7 @@ class Plan:
     def leaves(self, task: Task, rows: int, cost: Cost, widths: list[int]) -> None:
         """A task that writes a parquet file for each shard, of columns of these widths in bytes."""
         files = [self._shards * (sum(widths) + 2 * len(widths)) + PARQUET_COLUMN * len(widths)]
-        self._store(_on_disk(files))
+        self._store(_on_disk(files) + self._small)
         recorded = Cost({Kernel(rates.recording, (), 1e-3): 2.0 * len(self._shards)})
         self._add(task, rows, cost + recorded, written=_on_disk(files))
 
@@ -175,6 +179,7 @@ class Plan:
         before, self._inner = self._stored, f"{name}: "
         yield
         inside, self._inner = self._stored - before, ""
+        self._small += _on_disk([np.array([size])])
         self._store(_on_disk([np.array([size])]))
         self._stored -= inside
 
@@ -214,7 +219,7 @@ class Plan:
         train = trained(features, points, k) * (usual / _busy(_parts(points, chunk, points), self.workers))
         size = points * row_bytes(features)
         order = Cost({rates_copying(): 3 * size, Kernel(rates.hashing, (), 0.8e-9): size})
-        self._add("k-means", points * iterations, Cost(), train + order, memory=size, usual=usual / iterations)
+        self._add(K_MEANS, points * iterations, Cost(), train + order, memory=size, usual=usual / iterations)
 
     # -- what things cost
 
@@ -224,15 +229,15 @@ class Plan:
         if not members:
             return Cost()
         packed = sum(member.entry.packed for member in members)
+        whole = int(self._shards.sum()) * row_bytes(features) if members[0].entry.stored else packed
         convert = Cost({Kernel(rates.converting, (features.width, features.dtype), features.width * 0.6e-9): rows})
         if features.name not in self._read:
             self._read.add(features.name)
             self._store(DISK_BLOCK * len(members))  # the marks that say that it was checked
-            whole = int(self._shards.sum()) * row_bytes(features) if members[0].entry.stored else packed
             kernels = {Kernel(rates.reading, (features.name, False), 0.3e-9): packed, Kernel(rates.checking, (), 0.2e-9): packed}
             return convert + Cost(kernels, whole)
         share = self._met(features, rows)
-        return convert + Cost({Kernel(rates.reading, (features.name, True), 0.3e-9): packed * share}, int(packed * share))
+        return convert + Cost({Kernel(rates.reading, (features.name, True), 0.3e-9): packed * share}, int(whole * share))
 
     def _met(self, features: Features, rows: int) -> float:
         """The share of pieces in which at least one of the rows lies."""
@@ -298,11 +303,12 @@ class Plan:
     @property
     def memory(self) -> dict[str, int]:
         """Bytes, by what they are for."""
-        held = max((one.memory for one in self.passes), default=0)
+        most = max(self.passes, key=lambda one: one.memory)
+        processes = f"{self.processes} process{'es' * (self.processes > 1)}"
         return {
-            f"{self.processes} process{'es' * (self.processes > 1)}": int(PROCESS * self.processes),
-            "samples": SAMPLE * self.pool.rows,
-            "rows": held,
+            processes: int(PROCESS * self.processes),
+            f"{self.pool.rows:,} samples": SAMPLE * self.pool.rows,
+            K_MEANS if most.name.endswith(K_MEANS) else SORTED: most.memory,
         }
 
     def shares(self) -> dict[Kernel, float]:

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from filters.pool.errors import BadInput, from_os
-from filters.work.plan import Plan, sized
+from filters.work.plan import K_MEANS, SORTED, Plan, sized
 
 
 def check(plan: Plan, save_path: Path, folder: Path) -> None:
@@ -25,10 +25,12 @@ def _check_memory(plan: Plan) -> None:
     if needed <= free:
         return
     terms = ", ".join(f"{sized(size)} for {name}" for name, size in plan.memory.items())
-    do = "give a smaller --memory_gb" if plan.memory["rows"] > needed - free else "use a larger machine"
-    if plan.processes > 1:
-        do = f"give fewer --num_workers, or --engine threads; or {do}"
+    most = max(plan.memory, key=lambda name: plan.memory[name])
+    do = _LESS.get(most, "give fewer --num_workers, or --engine threads" if plan.processes > 1 else "use a larger machine")
     raise BadInput("memory", f"too little: {sized(needed)} needed ({terms}), {sized(free)} free", do)
+
+
+_LESS = {SORTED: "give a smaller --memory_gb", K_MEANS: "ask for fewer clusters or concepts, or fewer points for each"}
 
 
 def _check_disk(plan: Plan, save_path: Path, folder: Path) -> None:

@@ -70,8 +70,10 @@ class Watch:
         state = "done" if kind is None else "failed" if issubclass(kind, Exception) else "stopped"
         told = None if error is None or state == "stopped" else str(error) if isinstance(error, BadInput) else repr(error)
         self._close_stage()
-        self._now = replace(self._now, state=state, error=told, eta_seconds=0.0, pass_eta_seconds=0.0)
+        with self._lock:
+            self._now = replace(self.status(), state=state, error=told, eta_seconds=0.0, pass_eta_seconds=0.0)
         self._write()
+        self._progress.end()
 
     # -- what the passes tell
 
@@ -122,8 +124,8 @@ class Watch:
                 here,
                 samples_per_second=round(here.samples_done / passed, 1) if passed else 0.0,
                 bytes_per_second=round((here.bytes_read - self._before) / passed, 1) if passed else 0.0,
-                pass_eta_seconds=round(left, 1),
-                eta_seconds=round(left + after, 1),
+                pass_eta_seconds=round(left, 3),
+                eta_seconds=round(left + after, 3),
                 seconds=round(now - self._began, 3),
                 updated=_clock(),
             )
