@@ -26,7 +26,7 @@ from filters.work.status import Watch
 from filters.work.work import Progress, Settings, Work
 from filters.work.workdir import WorkDir
 
-LONG = 60.0  # planned seconds from which on a run measures its rates too, for the time left
+LONG = 300.0  # planned seconds from which on a run measures its rates too, for the time left
 
 Foresee = Callable[[Plan, str | None], None]
 Decide = Callable[[Work, str | None], Verdict]

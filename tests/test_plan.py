@@ -26,7 +26,7 @@ from filters.semdedup import SemDeDup
 from filters.topscore import TopScore
 from filters.work.cutting import Cut
 from filters.work.room import free_memory
-from filters.work.status import Status
+from filters.work.status import Ahead, Status
 from filters.work.work import Silent, Work
 from tests.pools import write_pool, write_shard
 
@@ -217,7 +217,7 @@ def vast_pool(tmp_path: Path) -> Path:
 )
 def test_a_run_that_memory_cannot_hold_does_not_start(options: RunOptions, do: str, vast_pool: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput) as refused:
-        SemDeDup(fraction=0.5, clusters=1).run(vast_pool, tmp_path / "o.npy", options=options)
+        SemDeDup(fraction=0.5, clusters=40).run(vast_pool, tmp_path / "o.npy", options=options)
     assert "memory" in refused.value.where
     assert "needed" in refused.value.found
     assert "free" in refused.value.found
@@ -360,14 +360,24 @@ def test_status_says_how_a_run_ended(error: BaseException, state: str, line: str
     assert (last["state"], last["error"], last["stage"]) == (state, line, "semdedup")
 
 
-def test_the_time_left_of_a_run_that_goes_on_leaves_out_what_is_recorded(pool: Path, tmp_path: Path) -> None:
-    WHOLE.run(pool, tmp_path / "o.npy")
-    seen = Seen(tmp_path / "o.work")
-    WHOLE.run(pool, tmp_path / "o.npy", progress=seen)
-    assert not any(name.endswith("k-means") for _, name, _ in seen.passes)
-    dedup = [status.eta_seconds for status in seen.shown if status.stage == "semdedup"]
-    results = [status.eta_seconds for status in seen.shown if status.stage == "results"]
-    assert min(results) < min(dedup) < seen.shown[0].eta_seconds
+def test_what_is_recorded_already_takes_none_of_the_time_left(tiny_pool: Path, tmp_path: Path) -> None:
+    plan = WHOLE.plan(tiny_pool, tmp_path / "o.npy")
+    ahead = Ahead(plan, plan.rates)
+    ahead.begin("results", "write shard", 140)
+    assert sum(ahead.left(done=0, passed=0.0, since=0.0)) == pytest.approx(plan.seconds(plan.rates, "results"))
+
+
+def test_a_run_twice_as_slow_as_its_plan_has_twice_the_time_left(tiny_pool: Path, tmp_path: Path) -> None:
+    plan = WHOLE.plan(tiny_pool, tmp_path / "o.npy")
+    ahead, elapsed = Ahead(plan, plan.rates), 0.0
+    for one in plan.passes[:-1]:
+        ahead.begin(one.stage, one.name, one.samples)
+        elapsed += 2 * one.seconds(plan.rates)
+        ahead.end(elapsed)
+    ahead.begin(plan.passes[-1].stage, plan.passes[-1].name, plan.passes[-1].samples)
+    left, after = ahead.left(done=0, passed=0.0, since=0.0)
+    assert after == 0
+    assert left == pytest.approx(2 * plan.passes[-1].seconds(plan.rates), rel=0.1)
 
 
 def command(pool: Path, out: Path, *more: str) -> list[str]:

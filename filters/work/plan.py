@@ -23,7 +23,7 @@ from filters.pool.columns import TEXTS
 from filters.pool.embeddings import PIECE_BYTES
 from filters.pool.pool import Features, Pool
 from filters.work import rates
-from filters.work.rates import Kernel, Rates
+from filters.work.rates import STARTING, Kernel, Rates
 from filters.work.regroup import part_rows
 from filters.work.view import Task
 from filters.work.work import Settings, spoken
@@ -38,7 +38,7 @@ PARQUET_COLUMN = 700  # bytes that a column of a parquet file takes beside its v
 UID_TEXT, TEXT = 34, 60  # bytes a row of a parquet file
 FOOTER = 1 << 16  # bytes that are read of a parquet file beside the column
 LARGE = 2048  # centroids, or rows of a group, beyond which a kernel's time is in proportion to them
-USUAL_ITERATIONS = 30  # of k-means, after which no label changes
+USUAL_ITERATIONS = 50  # of k-means, after which no label changes: 26 to 70 were seen
 Kind = str | np.dtype[Any]
 SHOWN = 0.02  # of the run's time: shorter passes share a line
 FLOPS = 40e9  # of a worker of an ordinary machine, where nothing has been measured
@@ -159,7 +159,7 @@ class Plan:
         blocks = self.blocks(features, rows) if features else Cost()
         self._record("split", rows, blocks + self.values(rows, 3), [self._share(rows * item), 8 * len(parts) + 0 * self._shards])
         solve = Cost({rates_copying(): 2 * rows * item}) + solved(task, arguments, rows, size, tuple(carry), features)
-        memory = min(int(self.settings.memory_gb * 1e9), 2 * rows * item)
+        memory = int(2 * item * min(rows, self.workers * parts.max()))
         self._record(task, rows, solve, [parts * gives], parts, memory)
         self._store(_on_disk([np.array([8.0 * len(parts) * len(self._shards)])]))  # where each shard's rows begin in each part
         inside = self._stored - before
@@ -294,8 +294,7 @@ class Plan:
     ) -> None:
         shared = cost * (1 / (self._busy if parts is None else _busy(parts, self.workers)))
         name = self._inner + spoken(task if isinstance(task, str) else task.__name__)
-        start = Cost() if self.passes else Cost({rates.STARTING: min(2, self.processes)})  # here, and in each worker process
-        units = (start + shared + (then or Cost())).units
+        units = (shared + (then or Cost())).units
         self.passes.append(Pass(self.stages[-1].name, name, samples, cost.bytes_read, written, memory, units, usual))
 
     # -- sums
@@ -313,7 +312,7 @@ class Plan:
 
     def shares(self) -> dict[Kernel, float]:
         """Units of each kernel in the whole run."""
-        total: Counter[Kernel] = Counter()
+        total: Counter[Kernel] = Counter({STARTING: self.starts})
         for one in self.passes:
             for kernel, amount in one.units.items():
                 total[kernel] += amount  # type: ignore[assignment]
@@ -323,38 +322,46 @@ class Plan:
         """Those of an ordinary machine."""
         return {kernel: kernel.usual for kernel in self.shares()}
 
+    @property
+    def starts(self) -> int:
+        """Times that the libraries are loaded: here, and in all worker processes at once."""
+        return min(2, self.processes)
+
     def seconds(self, rates: Rates, stage: str | None = None) -> float:
-        return sum(one.seconds(rates) for one in self.passes if stage in (None, one.stage))
+        """Of a stage, or of the whole run and its start."""
+        begin = self.starts * rates[STARTING] if stage is None else 0.0
+        return begin + sum(one.seconds(rates) for one in self.passes if stage in (None, one.stage))
 
     def __str__(self) -> str:
         """A line a pass, and what the run takes in all."""
-        head = f"{'stage':<16}{'pass':<26}{'samples':>15}{'read':>10}{'written':>10}{'time':>9}"
-        lines = [line for stage in self.stages for line in self._lines(stage)]
+        head = f"{'stage':<15}{'pass':<22}{'samples':>16}{'read':>12}{'written':>12}{'time':>8}"
+        lines = [f"{'start':<77}{lasting(self.starts * self.rates[STARTING]):>8}"]
+        lines += [line for stage in self.stages for line in self._lines(stage)]
         read, written = sum(one.bytes_read for one in self.passes), sum(one.bytes_written for one in self.passes)
-        whole = f"{'in all':<42}{self.pool.rows:>15,}{sized(read):>10}{sized(written):>10}{lasting(self.seconds(self.rates)):>9}"
+        whole = f"{'in all':<37}{self.pool.rows:>16,}{sized(read):>12}{sized(written):>12}{lasting(self.seconds(self.rates)):>8}"
         memory = f"{sized(sum(self.memory.values()))}: " + ", ".join(
             f"{sized(size)} for {name}" for name, size in self.memory.items() if size
         )
         told = [("memory", memory), ("disk", f"{sized(self.disk)} in the work folder at most, {sized(16 * self.kept)} for OUT.npy")]
         told += [("assumed", note) for note in self.notes]
-        return "\n".join([head, *lines, whole, "", *(f"{name:<16}{text}" for name, text in told)])
+        return "\n".join([head, *lines, whole, "", *(f"{name:<15}{text}" for name, text in told)])
 
     def _lines(self, stage: Expected) -> Iterator[str]:
         """Its passes, those together that take next to nothing; and their sum."""
         passes = [one for one in self.passes if one.stage == stage.name]
         total = max(self.seconds(self.rates), 1e-9)
         shown = [one for one in passes if one.seconds(self.rates) > SHOWN * total]
+        yield _line(stage.name, f"-> {stage.kept:,}" * (stage.kept != stage.rows), stage.rows, passes, self.rates)
         for one in shown:
             yield _line("", one.name, one.samples, [one], self.rates)
-        if rest := [one for one in passes if one not in shown]:
+        if shown and (rest := [one for one in passes if one not in shown]):
             yield _line("", f"{len(rest)} short pass{'es' * (len(rest) > 1)}", stage.rows, rest, self.rates)
-        yield _line(stage.name, f"{stage.rows:,} -> {stage.kept:,}", stage.rows, passes, self.rates)
 
 
 def _line(stage: str, name: str, samples: int, passes: list[Pass], rates: Rates) -> str:
     read, written = sum(one.bytes_read for one in passes), sum(one.bytes_written for one in passes)
     time = lasting(sum(one.seconds(rates) for one in passes))
-    return f"{stage:<16}{name:<26}{samples:>15,}{sized(read):>10}{sized(written):>10}{time:>9}"
+    return f"{stage:<15}{name:<22}{samples:>16,}{sized(read):>12}{sized(written):>12}{time:>8}"
 
 
 def sized(size: float) -> str:

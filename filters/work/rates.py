@@ -69,9 +69,9 @@ def measured(shares: Mapping[Kernel, float], site: Site, start: float) -> Rates:
     start   seconds that a process takes to start
     """
     rates = {STARTING: start}
+    end = time.monotonic() + SECONDS
     with ThreadPoolExecutor(site.workers) as threads:
         benches = [_Bench(kernel, shares[kernel], site, threads) for kernel in shares if kernel != STARTING]
-        end = time.monotonic() + SECONDS
         while benches and time.monotonic() < end:
             max(benches, key=_Bench.worth).burst()
     return rates | {bench.kernel: bench.rate for bench in benches}
@@ -84,9 +84,10 @@ class _Bench:
         self.kernel, self.units, self.threads = kernel, units, threads
         self.trials = [kernel.prepare(site, *kernel.arguments) for _ in range(site.workers)]
         self.seconds, self.done = 0.0, 0.0
-        self.burst()  # a first one, which warms up
-        self.seconds, self.done = 0.0, 0.0
         self.burst()
+        if self.seconds < 2 * BURST * site.workers:  # so short that warming up was a part of it
+            self.seconds, self.done = 0.0, 0.0
+            self.burst()
 
     def burst(self) -> None:
         for seconds, done in self.threads.map(_tried, self.trials):
@@ -349,7 +350,7 @@ def ordering(site: Site) -> Trial:
 
 def copying(site: Site) -> Trial:
     """Bytes that are copied into a fresh array."""
-    data = np.ones(4 << 20, np.uint8)
+    data = np.zeros(40 << 20, np.uint8)  # of a size for which malloc asks the system anew each time
 
     def trial() -> float:
         data.copy()

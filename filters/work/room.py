@@ -30,7 +30,10 @@ def _check_memory(plan: Plan) -> None:
     raise BadInput("memory", f"too little: {sized(needed)} needed ({terms}), {sized(free)} free", do)
 
 
-_LESS = {SORTED: "give a smaller --memory_gb", K_MEANS: "ask for fewer clusters or concepts, or fewer points for each"}
+_LESS = {
+    SORTED: "give a smaller --memory_gb, or ask for more clusters",
+    K_MEANS: "ask for fewer clusters or concepts, or fewer points for each",
+}
 
 
 def _check_disk(plan: Plan, save_path: Path, folder: Path) -> None:

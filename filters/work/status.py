@@ -55,6 +55,7 @@ class Watch:
         planned = {stage.name: round(plan.seconds(rates, stage.name), 3) for stage in plan.stages}
         self._now = Status(stages=len(planned), started=_clock(), updated=_clock(), planned_seconds=planned)
         self._began = self._stage_began = self._pass_began = self._advanced = time.monotonic()
+        self._inside = False  # of a pass
         self._before = 0  # bytes read when the pass began
         self._lock, self._over = threading.RLock(), threading.Event()
         self._ticker = threading.Thread(target=self._tick, name="status", daemon=True)
@@ -73,7 +74,6 @@ class Watch:
         with self._lock:
             self._now = replace(self.status(), state=state, error=told, eta_seconds=0.0, pass_eta_seconds=0.0)
         self._write()
-        self._progress.end()
 
     # -- what the passes tell
 
@@ -88,6 +88,7 @@ class Watch:
         with self._lock:
             self._pass_began = self._advanced = time.monotonic()
             self._before = self._now.bytes_read
+            self._inside = True
             self._ahead.begin(self._now.stage, name, samples)
             self._now = replace(self._now, pass_name=name, samples_done=0, samples_total=samples)
         self._progress.begin(name, samples)
@@ -104,7 +105,8 @@ class Watch:
     def end(self) -> None:
         with self._lock:
             self._ahead.end(time.monotonic() - self._began)
-        self._progress.end()
+            self._inside = False
+            self._progress.end()
 
     def say(self, line: str) -> None:
         self._progress.say(line)
@@ -139,7 +141,9 @@ class Watch:
 
     def _tick(self) -> None:
         while not self._over.wait(EVERY):
-            self._progress.show(self.status())
+            with self._lock:  # never after the end of a pass: its line is gone then
+                if self._inside:
+                    self._progress.show(self.status())
             self._write()
 
     def _write(self) -> None:
