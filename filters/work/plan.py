@@ -153,6 +153,8 @@ class Plan:
         """
         carry = carry or {}
         item = 20 + sum(np.dtype(dtype).itemsize for dtype in carry.values()) + (row_bytes(features) if features else 0)
+        if size > 1:
+            self.note(f"{spoken(task.__name__)}: a row meets {size:,.0f} others in its group, on average")
         parts = _parts(rows, part_rows(rows, item, self.settings.memory_gb, self.workers), groups)
         before = self._stored
         self.each("group_sizes", rows, self.values(rows))
