@@ -10,21 +10,23 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from filters import __version__
 from filters.maths import uids
-from filters.maths.arrays import U64, Array, Bool
+from filters.maths.arrays import I64, U64, Array, Bool
 from filters.pool import subset
 from filters.pool.columns import Column, Hashed, Rows, missing
 from filters.pool.errors import BadInput
 from filters.pool.files import replacing, write_npy
 from filters.pool.pool import Pool
+from filters.work.plan import Cost, Kind, Plan
+from filters.work.rates import Kernel, Site, Trial, ordering, unnamed, writing
 from filters.work.regroup import Part
 from filters.work.view import Bits, View
-from filters.work.work import Stage, Work
+from filters.work.work import Stage, Work, parse_uids
 from filters.work.workdir import Saved, WorkDir, source_key
 
 SEEN_BEFORE = 1  # purpose of the hash that brings equal uids together
@@ -40,6 +42,13 @@ class Verdict:
     columns: dict[str, Column] = field(default_factory=dict)
     arrays: dict[str, Saved] = field(default_factory=dict)
     tables: dict[str, dict[str, Array]] = field(default_factory=dict)
+
+
+class Look(NamedTuple):
+    """Further passes over what a run has decided, when all is written."""
+
+    carry_out: Callable[[Work, Verdict], None]
+    expect: Callable[[Plan], None]  # what that takes
 
 
 @dataclass(frozen=True)
@@ -66,12 +75,27 @@ def population(work: Work, within: str | None) -> Verdict:
     everything = work.everything()
     inside = everything if within is None else _inside(work, everything, within)
     seen = work.regroup(seen_before, inside, Hashed(work.uids, 0, SEEN_BEFORE, BUCKETS), BUCKETS)["seen"]
-    repeated = work.select(_true, inside, seen)
+    repeated = work.select(_repeated, inside, seen)
     if not inside.count():
         where = work.pool.location if within is None else within
         found = "the pool holds 0 samples" if within is None else f"names none of the pool's {work.pool.rows:,} samples"
         raise BadInput(where, found, "check that it is the right one")
     return Verdict(inside - repeated, [("outside", everything - inside), ("repeated", repeated)])
+
+
+def expect_population(plan: Plan, within: str | None) -> int:
+    """What the parsing of uids and `population` take; gives the samples that there can be."""
+    rows = plan.pool.rows
+    plan.column(parse_uids, rows, plan.parsed("uid"), "(2,)u8")
+    if within is not None:
+        held = subset.held_at_most(Path(within), rows)
+        with plan.once("held_uids", 16 * held):
+            plan.note("what --within leaves is not known before: all that it can hold is counted on")
+        plan.each(is_in, rows, plan.found(rows, held))
+        rows = min(rows, held)
+    plan.regroup(seen_before, rows, BUCKETS, size=1, gives=1)
+    plan.each(_repeated, rows, plan.values(rows))
+    return rows
 
 
 def _inside(work: Work, rows: Rows, place: str) -> Rows:
@@ -99,7 +123,7 @@ def seen_before(part: Part) -> dict[str, Array]:
     return {"seen": seen}
 
 
-def _true(view: View, column: Column) -> Bool:
+def _repeated(view: View, column: Column) -> Bool:
     return view.values(column) > 0
 
 
@@ -113,6 +137,7 @@ def refuse_nothing(work: Work, kept: Rows) -> None:
 
 def leave(work: Work, verdict: Verdict, save_path: Path, told: dict[str, Any], before: dict[str, Any]) -> Outcome:
     """Write everything beside its place, then put all of it there."""
+    work.progress.stage("results")
     for shard in work.pool.shards:
         shard.check_all_unchanged()
     new = work.dir.leaving()
@@ -125,6 +150,45 @@ def leave(work: Work, verdict: Verdict, save_path: Path, told: dict[str, Any], b
         result = Outcome(save_path, work.dir.folder, work.samples, work.funnel, dict(status), sha256)
         work.dir.publish(new, told | manifest(work, result, before), before)
     return result
+
+
+def expect_leaving(plan: Plan, kept: int) -> None:
+    """What `leave` takes."""
+    rows, kinds = plan.pool.rows, tuple(plan.columns.values())
+    write = Cost({Kernel(sampling, (kinds,), 80e-9 * (2 + len(kinds))): rows})
+    plan.leaves(_write_shard, rows, write, [np.dtype(kind).itemsize for kind in (*kinds, "V16", "i1")])
+    plan.kept = kept
+    uid_order = Cost({Kernel(ordering, (), 100e-9): kept, Kernel(writing, (), 3e-9): 16 * kept})
+    plan.each(_uids, kept, plan.values(kept), uid_order)
+
+
+def sampling(site: Site, kinds: tuple[Kind, ...]) -> Trial:
+    """Rows of samples/, with columns of these types, as a parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows, chance = 1 << 14, np.random.default_rng(0)
+    words = chance.integers(0, 1 << 63, (rows, 2)).astype(np.uint64)
+    status = pa.array(["kept"] * rows)
+    values = [_like(kind, chance.integers(0, 1 << 20, rows), words) for kind in kinds]
+
+    def trial() -> float:
+        arrays = {str(at): arrow_array(one) for at, one in enumerate(values)}
+        table = pa.table({"uid": _binary(words, np.ones(rows, bool))} | arrays | {"status": status})
+        with unnamed(site.folder) as file:
+            pq.write_table(table, file, write_page_checksum=True)
+        return rows
+
+    return trial
+
+
+def _like(kind: Kind, numbers: I64, words: U64) -> Array:
+    """Values of a column's type."""
+    values = np.zeros(len(numbers), kind)
+    if values.dtype == uids.MAYBE:
+        values["uid"], values["known"] = words, True
+        return values
+    return numbers.astype(kind)
 
 
 def _chosen_uids(work: Work, kept: Rows) -> U64:
