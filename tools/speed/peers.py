@@ -77,13 +77,13 @@ def kmeans(count: int, k: int, iterations: int, width: int = made.WIDTH) -> Job:
     points = made.unit(made.points(count, width))
     start = points[:k].copy()
 
-    def work() -> F32:
+    def work() -> Any:
         settings = {"spherical": True, "max_points_per_centroid": 10**9, "min_points_per_centroid": 1}
         km = faiss.Kmeans(width, k, niter=iterations, **settings)
         km.train(points, init_centroids=start)
-        return np.asarray(km.centroids)
+        return km
 
-    return Job(work, lambda centroids: {"centroids": centroids, "iterations": iterations})
+    return Job(work, lambda km: {"centroids": np.asarray(km.centroids), "iterations": len(km.obj)})
 
 
 def pairs(run: Run, sizes: I64, width: int = made.WIDTH) -> Job:
@@ -120,7 +120,7 @@ def osqp_projection(target: F64, members: I64, total: int) -> F64:
     low, high = np.append(np.minimum(1, members), total).astype(float), np.append(members, total).astype(float)
     solver = osqp.OSQP()
     solver.setup(sparse.eye(k).tocsc(), -target, bounds, low, high, verbose=False)
-    return np.asarray(solver.solve().x)
+    return np.asarray(solver.solve(raise_error=True).x)
 
 
 def cut(n: int, groups: int) -> Job:

@@ -116,9 +116,9 @@ def _of_whole_run(rates: Rates, told: dict[str, Any], needed: int) -> dict[str, 
 
 
 WHOLE = Limit(
-    "one after the other: the pool's two columns and its embeddings read once from the cache; the products of training, assignment and pairs "
-    "at the best shape; what is left behind written once and synced. Not in it: the embeddings sorted by cluster on disk, which a pool "
-    "larger than memory needs, and all that is neither reading, products nor writing",
+    "one after the other: two columns and the embeddings of the pool read once from the cache; the products of training, assignment and "
+    "pairs at the best shape; what is left behind written once and synced. Not in it: the embeddings sorted by cluster on disk, which a "
+    "pool larger than memory needs, and all that is neither reading, products nor writing",
     _of_whole_run,
     ("warm", "best", "write"),
 )
@@ -229,7 +229,7 @@ def _kmeans(sizes: Sizes) -> dict[str, Step]:
 
 def _of_training(sizes: Sizes, k: int, each: int, iterations: int) -> Step:
     count = int(k * each * sizes.share)
-    told = f"{iterations} iterations" if iterations < 100 else f"at most {iterations} iterations: ours ends when no label changes"
+    told = f"{iterations} iterations" if iterations < 100 else f"at most {iterations} iterations: both end when nothing changes"
     return Step(
         f"k-means, K = {k:,}, {count:,} points, {told}",
         count,
