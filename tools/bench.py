@@ -59,11 +59,12 @@ def files(pool: Path) -> list[Path]:
 def rates(step: Step, folder: Path) -> Told:
     """What the machine does at most, of what the step is held against: {"rates": a second, "how"}."""
     assert step.limit is not None, "a step with a limit is asked for"
+    paths, shape = files(folder / step.pool.name) if step.pool else [], step.limit.shape or limits.SHAPES[0]
     ask = {
-        "warm": lambda: limits.warm_rate(files(folder / step.pool.name if step.pool else folder)),
-        "disk": lambda: limits.cold_rate(files(folder / step.pool.name if step.pool else folder)),
+        "warm": lambda: limits.warm_rate(paths),
+        "disk": lambda: limits.cold_rate(paths),
         "write": lambda: limits.write_rate(folder),
-        "gemm": lambda: _told(limits.best_gemm((step.limit.shape,) if step.limit and step.limit.shape else ())),
+        "gemm": lambda: _told(limits.best_gemm(shape)),
         "best": lambda: _told(_best_known(folder)),
     }
     found = {name: ask[name]() for name in dict.fromkeys([*step.limit.rates, *(["best"] if "gemm" in step.limit.rates else [])])}
@@ -82,9 +83,11 @@ def _best_known(folder: Path) -> limits.Gemm:
 
 
 def machine(folder: Path) -> Told:
-    best = limits.best_gemm(limits.SHAPES)
+    """What it is, and the best product of each shape; the best of all is noted for the steps' limits."""
+    found = [limits.best_gemm(shape) for shape in limits.SHAPES]
+    best = max(found, key=lambda way: way.rate)
     (folder / "best.json").write_text(json.dumps(best))
-    return limits.machine(folder) | {"best_gemm": str(best)}
+    return limits.machine(folder) | {"best_gemm": str(best), "gemm": list(map(str, found))}
 
 
 def compared(step: Step, folder: Path, told: Told) -> Told:
@@ -136,14 +139,19 @@ def row(name: str, step: Step, folder: Path, repeat: int, quick: bool) -> Told:
     make = partial(child, quick, name)
     tried = {setting: make("peer", setting, folder)["seconds"] for setting in step.settings} if step.peer and len(step.settings) > 1 else {}
     setting = min(tried, key=lambda one: tried[one]) if tried else step.settings[0]
-    runs = []
-    for _ in range(repeat):
-        run = {"ours": make("ours", "", folder)}
-        run |= {"peer": make("peer", setting, folder)} if step.peer else {}
-        runs.append(run | ({"limit": make("limit", "", folder)} if step.limit else {}))
+    sides = ["ours", *(["peer"] if step.peer else []), *(["limit"] if step.limit else [])]
+    turns = [sides[at % len(sides) :] + sides[: at % len(sides)] for at in range(repeat)]  # no side is always first
+    runs = [{side: make(side, setting, folder) for side in turn} for turn in turns]
     agreed = make("compare", json.dumps({side: runs[-1][side]["told"] for side in ("ours", "peer") if side in runs[-1]}), folder)
     needed = step.needed(folder / step.pool.name) if step.needed and step.pool else None
-    return figures(step, runs, needed) | agreed | {"step": name, "setting": setting if step.peer else None, "tried": tried}
+    told = figures(step, runs, needed) | agreed | {"step": name, "setting": setting if step.peer else None, "tried": tried}
+    return told | ({"differ": told["differ"] or _not_cold(told)} if step.cold else {})
+
+
+def _not_cold(one: Told) -> str | None:
+    """What is wrong when bytes of a cold step did not come off the disk."""
+    share = min(one[side]["disk"] for side in ("ours", "theirs")) / one["needed"]
+    return f"only {share:.0%} came off the disk" if share < 0.95 else None
 
 
 def figures(step: Step, runs: list[Told], needed: int | None) -> Told:
@@ -177,9 +185,9 @@ def _medians(sides: list[Told]) -> Told:
 
 def _against_limit(step: Step, runs: list[Told], needed: int) -> Told:
     if step.limit is None:
-        return {"limit": None, "limit_parts": {}, "limit_how": {}, "share": None, "share_best": None}
+        return {"limit": None, "limit_parts": {}, "limit_besides": {}, "limit_how": {}, "limit_note": "", "share": None, "share_best": None}
     limit = step.limit
-    whole = max if limit.overlap else sum
+    whole, gemm = max if limit.overlap else sum, "gemm" in limit.rates
 
     def parts(run: Told, known: Rates) -> dict[str, float]:
         return limit.seconds(known, run["ours"]["told"], needed)
@@ -187,10 +195,12 @@ def _against_limit(step: Step, runs: list[Told], needed: int) -> Told:
     def share(run: Told, known: Rates) -> float:
         return float(whole(parts(run, known).values()) / run["ours"]["seconds"])
 
-    best = [run["limit"]["rates"] | {"gemm": run["limit"]["rates"]["best"]} for run in runs] if "gemm" in limit.rates else []
+    best = [run["limit"]["rates"] | {"gemm": max(run["limit"]["rates"][name] for name in ("gemm", "best"))} for run in runs if gemm]
     return {
         "limit": limit.words,
+        "limit_note": limit.note,
         "limit_parts": parts(runs[-1], runs[-1]["limit"]["rates"]),
+        "limit_besides": limit.besides(runs[-1]["limit"]["rates"], runs[-1]["ours"]["told"]) if limit.besides else {},
         "limit_how": runs[-1]["limit"]["how"],
         "share": statistics.median(share(run, run["limit"]["rates"]) for run in runs),
         "share_best": statistics.median(map(share, runs, best)) if best else None,

@@ -23,7 +23,12 @@ MIB = 1 << 20
 
 LIBRARIES = ("torch", "numpy")
 LAYOUTS = ("rows @ columns.T", "columns @ rows.T", "rows @ table")  # columns: (n, d) as centroids lie; table: (d, n)
-SHAPES = tuple((rows, 768, columns) for rows in (512, 1024, 4096) for columns in (512, 1024, 2048)) + ((2048, 2048, 2048),)
+SHAPES = (
+    *((1024, 768, columns) for columns in (100, 500, 1024, 2048)),
+    *((rows, 768, rows) for rows in (64, 256, 512)),
+    *((4096, 768, columns) for columns in (512, 1024, 2048)),
+    (2048, 2048, 2048),
+)
 
 
 class Gemm(NamedTuple):
@@ -38,9 +43,9 @@ class Gemm(NamedTuple):
         return f"{self.rate / 1e9:.0f} GFLOP/s ({self.library}, {self.layout}, {' x '.join(map(str, self.shape))})"
 
 
-def best_gemm(shapes: tuple[Shape, ...], seconds: float = 0.15) -> Gemm:
+def best_gemm(shape: Shape, seconds: float = 0.15) -> Gemm:
     """The fastest of both libraries and all layouts. The process must have one thread a product."""
-    ways = [Gemm(*way) for way in product(LIBRARIES, LAYOUTS, shapes)]
+    ways = [Gemm(*way, shape) for way in product(LIBRARIES, LAYOUTS)]
     return max((way._replace(rate=gemm_rate(way, seconds)) for way in ways), key=lambda way: way.rate)
 
 
@@ -164,7 +169,9 @@ def write_rate(folder: Path, size: int = 256 * MIB) -> tuple[float, str]:
 
 
 def machine(folder: Path) -> dict[str, Any]:
-    """Processor, kernels and medium; nothing that names this very machine."""
+    """Processor, kernels, medium, and how busy it is before anything is measured; nothing that names this very machine."""
+    import torch  # noqa: F401  so that its kernels are known too
+
     from filters.outcome import machine as processor
 
     told = processor("cpu")
@@ -175,6 +182,7 @@ def machine(folder: Path) -> dict[str, Any]:
         "numpy": ", ".join(sorted({f"{one['internal_api']} {one['architecture']}" for one in told["kernels"] if one["architecture"]})),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
         "medium": medium(folder),
+        "load": round(os.getloadavg()[0], 1),
     }
 
 

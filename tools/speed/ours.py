@@ -198,6 +198,7 @@ def cut(run: Run, n: int, groups: int) -> Job:
 
 FRACTIONS = (0.8, 0.4, 0.15)  # after SemDeDup, TopScore, DensityPrune
 CONCEPTS = 100
+SORTED_BYTES = 2 * made.WIDTH + 24  # of a row that SemDeDup sorts: embedding, uid, distance, cluster
 
 
 class Stopwatch(Silent):
@@ -247,6 +248,7 @@ def _told_of_run(out: Path, watch: Stopwatch) -> dict[str, Any]:
         "subset": np.load(out).view(np.uint64).reshape(-1, 2),
         "stages": {stage["stage"]: stage["seconds"] for stage in manifest["stages"]},
         "passes": {name: round(seconds, 3) for name, seconds in watch.seconds.items()},
+        "sorted": manifest["stages"][0]["rows_in"] * SORTED_BYTES,
         "left_behind": sum(left) + out.stat().st_size,
         "flops": _flops(folder, watch, [stage["rows_in"] for stage in manifest["stages"]]),
     }

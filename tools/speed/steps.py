@@ -42,6 +42,8 @@ class Limit:
     rates: tuple[str, ...]
     shape: Shape | None = None
     overlap: bool = False  # the parts go on at once: the longest counts, not the sum
+    note: str = ""
+    besides: Callable[[Rates, dict[str, Any]], dict[str, float]] | None = None  # seconds of what is not in it
 
 
 @dataclass(frozen=True)
@@ -115,12 +117,19 @@ def _of_whole_run(rates: Rates, told: dict[str, Any], needed: int) -> dict[str, 
     }
 
 
+def _sorting(rates: Rates, told: dict[str, Any]) -> dict[str, float]:
+    return {"rows sorted on disk": told["sorted"] / rates["write"] + told["sorted"] / rates["warm"]}
+
+
 WHOLE = Limit(
-    "one after the other: two columns and the embeddings of the pool read once from the cache; the products of training, assignment and "
-    "pairs at the best shape; what is left behind written once and synced. Not in it: the embeddings sorted by cluster on disk, which a "
-    "pool larger than memory needs, and all that is neither reading, products nor writing",
+    "reading, products and writing, one after the other",
     _of_whole_run,
     ("warm", "best", "write"),
+    note="The limit of a whole run: two columns and the embeddings of the pool read once from the cache; the products of training (of the "
+    "iterations that were made), assignment and pairs at the best shape; what is left behind written once and synced. The embeddings "
+    "sorted by cluster on disk, written once and read once, stand besides: a pool that fits in memory does not need them. Nothing is "
+    "counted for what is neither reading, products nor writing.",
+    besides=_sorting,
 )
 
 

@@ -20,7 +20,8 @@ def markdown(told: Told) -> str:
     steps = [row for row in told["steps"] if not row["growth"]]
     growth = [row for row in told["steps"] if row["growth"]]
     limits = _rows(STEP_LIMITS, [row for row in steps if row["limit"]])
-    parts = [_introduction(told), _rows(STEP, steps), "What each was held against:", limits]
+    notes = dict.fromkeys(row["limit_note"] for row in steps if row["limit_note"])
+    parts = [_introduction(told), _rows(STEP, steps), "What each was held against:", limits, *notes]
     if growth:
         parts += ["How a whole run grows:", _rows(GROWTH, growth), *_times(growth)]
     return "\n\n".join(parts)
@@ -33,8 +34,13 @@ def _introduction(told: Told) -> str:
     return (
         f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gb']} GB, {machine['medium']}; {medians} of each side with "
         f"{told['threads']} threads, the peer at its best setting{sizes}. torch multiplies by {machine['torch']}, numpy by "
-        f"{machine['numpy']}; the best float32 product found: {machine['best_gemm']}."
+        f"{machine['numpy']}; the best float32 product found: {machine['best_gemm']}. "
+        f"Load average when it began: {machine['load']}{_busy(machine)}."
     )
+
+
+def _busy(machine: Told) -> str:
+    return "" if machine["load"] < 0.5 else ", so others computed at the same time: look at nothing but whether it works"
 
 
 Columns = list[tuple[str, Callable[[Told], str]]]
@@ -78,15 +84,21 @@ STEP: Columns = [
     ("peer's", lambda row: _number(row["peer_ns"])),
     ("times as fast", lambda row: f"**{row['ratio']:.2f}**" if row["ratio"] else f"{row['ours']['seconds'] * 1e3:.2g} ms in all"),
     ("of its limit", lambda row: _share(row["share"])),
-    ("MB beyond its input, peer's", _memory),
+    ("MB beyond its input (whole run: in all), peer's", _memory),
     ("bytes read (cold: off the disk) / needed, peer's", _read),
     ("the same?", lambda row: row["differ"] or "yes"),
 ]
 
+
+def _parts(row: Told) -> str:
+    parts, besides = (", ".join(f"{name} {_number(value)}" for name, value in row[key].items()) for key in ("limit_parts", "limit_besides"))
+    return f"{parts}; besides: {besides}" if besides else parts
+
+
 STEP_LIMITS: Columns = [
     ("step", lambda row: row["what"]),
     ("limit", lambda row: row["limit"]),
-    ("seconds, by part", lambda row: ", ".join(f"{name} {_number(value)}" for name, value in row["limit_parts"].items())),
+    ("seconds, by part", _parts),
     ("ours", lambda row: _number(row["ours"]["seconds"])),
     ("of it", lambda row: _share(row["share"])),
     ("of the best product", lambda row: _share(row["share_best"])),
