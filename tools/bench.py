@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -209,8 +210,6 @@ def _against_limit(step: Step, runs: list[Told], needed: int) -> Told:
 
 def pools(step: Step, later: list[Step], folder: Path) -> None:
     """Make the pool of this step, and remove those that neither it nor a later one needs."""
-    import shutil
-
     wanted = {one.pool.name for one in [step, *later] if one.pool}
     for other in folder.glob("pool-*"):
         if other.name not in wanted:
@@ -234,7 +233,7 @@ def run(names: list[str], repeat: int, quick: bool, save_path: Path | None) -> T
             told["steps"].append(row(name, known[name], folder, repeat, quick))
             print(line(told["steps"][-1]), file=sys.stderr, flush=True)
             if save_path:
-                save(told, save_path)
+                save_path.write_text(json.dumps(told, indent=1) + "\n")
     return told
 
 
@@ -244,19 +243,13 @@ def line(one: Told) -> str:
     return f"{one['step']}: {one['ours_ns']:,.1f} ns a sample, {peer}{share}; {one['differ'] or one['same']}"
 
 
-def save(told: Told, path: Path) -> None:
-    """The JSON, and its tables beside it."""
-    path.write_text(json.dumps(told, indent=1) + "\n")
-    path.with_suffix(".md").write_text(table.markdown(told) + "\n")
-
-
 def main() -> int:
     names = list(steps(made.FULL))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", metavar="STEP", help=f"{', '.join(names)}; growth with --quick is of a tenth of these sizes")
+    parser.add_argument("--only", nargs="+", metavar="STEP", help=f"{', '.join(names)}; with --quick growth is of a tenth of these")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="small sizes: whether it works, not how fast it is")
-    parser.add_argument("--save_path", type=Path, help="JSON to write; the tables go beside it as .md")
+    parser.add_argument("--save_path", type=Path, help="JSON to write; the tables are printed")
     parser.add_argument("--readme", action="store_true", help=f"write the tables of {JSON.name} into README.md, measure nothing")
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args()

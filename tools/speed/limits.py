@@ -124,13 +124,13 @@ def _best(rates: dict[Read, float]) -> tuple[float, str]:
 
 
 def read_rate(paths: list[Path], way: Read) -> float:
-    """In the order of the files; the last part of a file that is no whole block is left out."""
+    """Each worker a run of blocks of its own; the last part of a file that is no whole block is left out."""
     places = [(path, at) for path in paths for at in range(0, path.stat().st_size - way.block + 1, way.block)]
     flags = os.O_RDONLY | (os.O_DIRECT if way.direct else 0)
     files = {path: os.open(path, flags) for path in paths}
 
     def read(mine: int, buffer: mmap.mmap) -> None:
-        for path, at in places[mine :: way.workers]:
+        for path, at in places[len(places) * mine // way.workers : len(places) * (mine + 1) // way.workers]:
             os.preadv(files[path], [buffer], at)
 
     try:
