@@ -16,11 +16,11 @@ from filters import outcome
 from filters.options import RunOptions, check_fields
 from filters.outcome import Outcome, Verdict
 from filters.pool.errors import BadInput, from_os
-from filters.pool.files import sha256, temporary
+from filters.pool.files import sha256
 from filters.pool.pool import Pool
 from filters.work.engine import Engine, one_thread_each
 from filters.work.work import Progress, Settings, Work
-from filters.work.workdir import WorkDir
+from filters.work.workdir import WorkDir, beside, clear_beside
 
 Decide = Callable[[Work, str | None], Verdict]
 
@@ -50,8 +50,8 @@ def run(
     with contextlib.ExitStack() as stack:
         held = WorkDir(folder)
         stack.callback(held.close)
-        before = held.read_manifest()
-        outcome.settle_in(held, pool, before, progress.say)
+        clear_beside(save_path, folder)
+        before = outcome.settle_in(held, pool, progress.say)
         _check_replaceable(save_path, before, overwrite)
         stack.enter_context(one_thread_each())
         engine = stack.enter_context(Engine(options.engine, options.num_workers or _cores()))
@@ -86,9 +86,9 @@ def _check_target(path: Path, folder: Path) -> None:
             raise BadInput(path, "is a folder", "name a file")
         if os.path.realpath(path) == os.path.realpath(folder):
             raise BadInput(path, "is the work folder as well", "name another --work_dir")
-        probe = temporary(path)
+        probe = beside(path, folder, "try")
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise from_os(path, error) from None
 

@@ -40,8 +40,9 @@ def manifest(out: Path) -> dict[str, Any]:
 
 
 def stage_files(out: Path) -> dict[Path, int]:
-    """When each intermediate file was written."""
-    return {path: path.stat().st_mtime_ns for path in (out.with_suffix(".work") / "stages").rglob("*") if path.is_file()}
+    """When each intermediate file was written. The origin tells what the folder has made, and grows with it."""
+    files = [path for path in (out.with_suffix(".work") / "stages").rglob("*") if path.is_file() and path.name != "origin.json"]
+    return {path: path.stat().st_mtime_ns for path in files}
 
 
 def temporary_files(out: Path) -> list[Path]:
