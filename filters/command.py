@@ -5,6 +5,7 @@ Exit 0: done. 2: the user's input is at fault, said in one line. 1: a fault of o
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -83,7 +84,8 @@ class Command:
         return 0
 
     def _fail(self, line: str, code: int) -> int:
-        print(f"{self.name}: {line}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # of an stderr that cannot be written the code is left
+            print(f"{self.name}: {line}", file=sys.stderr, flush=True)
         return code
 
     def groups(self) -> list[tuple[str, list[Flag]]]:

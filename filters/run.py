@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from filters import outcome
 from filters.options import RunOptions, check_fields
 from filters.outcome import Outcome, Verdict
-from filters.pool.errors import BadInput, from_os
+from filters.pool.errors import REFUSED, BadInput, from_os
 from filters.pool.files import sha256
 from filters.pool.pool import Pool
 from filters.work.engine import Engine, one_thread_each
@@ -48,6 +48,7 @@ def run(
     pool = _opened(pool, options.features_dir)
     _check_apart(folder, pool)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_refusals_named(folder))
         held = WorkDir(folder)
         stack.callback(held.close)
         clear_beside(save_path, folder)
@@ -61,7 +62,19 @@ def run(
         result = outcome.leave(work, verdict, save_path, told | {"options": asdict(options)}, before)
         if look is not None:
             look(work, verdict)
+        held.sweep()
         return result
+
+
+@contextlib.contextmanager
+def _refusals_named(folder: Path) -> Iterator[None]:
+    """What the system refuses anywhere, a read of a failing disk for instance, is told in one line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+        raise from_os(error.filename or folder, error) from error
 
 
 def _cores() -> int:

@@ -172,7 +172,7 @@ class WorkDir:
             self._lock = (folder / "lock").open("a+")
             try:
                 self._hold()
-                self._sweep()
+                self.sweep()
             except BaseException:
                 self._lock.close()
                 raise
@@ -191,8 +191,8 @@ class WorkDir:
         self._lock.write(f"process {os.getpid()}")
         self._lock.flush()
 
-    def _sweep(self) -> None:
-        """Remove what runs that were stopped had not finished writing."""
+    def sweep(self) -> None:
+        """Remove what runs that were stopped, or workers that were killed, had not finished writing."""
         shutil.rmtree(self._leaving, ignore_errors=True)
         for path in itertools.chain(self.folder.glob("*"), self.stages.rglob("*")):
             if TEMPORARY.fullmatch(path.name) and path.is_file():
