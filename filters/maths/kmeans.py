@@ -46,7 +46,8 @@ def train(points: Array, k: int, iterations: int, workers: int = 1, device: str 
         raise ValueError(f"k-means needs k >= 1 and at least one point, got k = {k} and {len(points)} points")
     centroids = _unit(points[_start(points, k)])
     before: I64 | None = None
-    with ThreadPoolExecutor(workers) as threads:
+    threads = ThreadPoolExecutor(workers)
+    try:
         for _ in range(iterations):
             found = _assign(points, centroids, threads, device)
             if before is not None and np.array_equal(found.labels, before):
@@ -55,6 +56,8 @@ def train(points: Array, k: int, iterations: int, workers: int = 1, device: str 
             centroids = _update(points, found, centroids)
             if watch is not None:
                 watch(len(points))
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)  # an interruption does not wait for chunks under way
     return centroids
 
 
