@@ -26,9 +26,11 @@ def begin(module: str, line: str = STOPPED) -> NoReturn:
 
     for number in SIGNALS:
         signal.signal(number, end)
-    code = importlib.import_module(module).main()
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # whatever came of it, it is done and said
+    try:
+        code = importlib.import_module(module).main()
+    finally:
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # whatever came of it, it is done and said
     sys.exit(code)
 
 

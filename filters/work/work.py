@@ -282,7 +282,9 @@ class Work:
     def _whole(self, units: list[Unit]) -> list[bool]:
         """Of each unit whether it is whole; says which were harmed since they were done."""
         found = list(self.engine.map(is_whole, units))
-        harmed = [str(unit) for unit, whole in zip(units, found, strict=True) if not whole and unit.recorded()]
+        harmed = [unit for unit, whole in zip(units, found, strict=True) if not whole and unit.recorded()]
+        for unit in harmed:
+            unit.forget()
         if harmed:
             self.progress.say(f"{len(harmed)} of {len(units)} results not as recorded, first {harmed[0]}: done again")
         return found

@@ -107,6 +107,10 @@ class Unit:
         """Whether there is a record, true or not: of a unit that is not whole, that it was once."""
         return self._record.exists()
 
+    def forget(self) -> None:
+        """It is no more than a unit that was never done."""
+        self._record.unlink(missing_ok=True)
+
     def _files(self) -> dict[str, Any]:
         told = unsealed(self._record)
         if told["unit"] != str(self):
