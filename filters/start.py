@@ -10,7 +10,10 @@ import importlib
 import os
 import signal
 import sys
-from typing import NoReturn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # not imported from `typing`, which takes longer than all the rest here
+    from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STOPPED = "stopped"

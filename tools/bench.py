@@ -9,6 +9,14 @@ OPENBLAS_CORETYPE, which halves numpy where it is set; the two sides take turns.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    import importlib
+    import os
+    import sys
+
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    importlib.import_module("filters.start").begin("tools.bench")
+
 import argparse
 import json
 import os
@@ -478,7 +486,3 @@ def main() -> None:
     if given.save_path:
         given.save_path.write_text(json.dumps(rows, indent=2) + "\n")
         given.save_path.with_suffix(".md").write_text(table(rows) + "\n")
-
-
-if __name__ == "__main__":
-    main()

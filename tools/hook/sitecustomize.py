@@ -45,7 +45,7 @@ def install(event: str, number: int, folder: str) -> None:
 
 def _next(folder: str, kind: str) -> int:
     """The number of this event: a byte more in the file that all processes of the run append to."""
-    descriptor = os.open(os.path.join(folder, kind), os.O_WRONLY | os.O_APPEND | os.O_CREAT)  # noqa: PTH118
+    descriptor = os.open(os.path.join(folder, kind), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
         os.write(descriptor, b".")
         return os.lseek(descriptor, 0, os.SEEK_CUR)
