@@ -5,6 +5,7 @@ Exit 0: done. 2: the user's input is at fault, said in one line. 1: a fault of o
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -36,6 +37,7 @@ from filters.options import (
 )
 from filters.outcome import Look, Verdict
 from filters.pool.errors import BadInput, from_os
+from filters.start import RESUMED, SIGNALS
 from filters.work.engine import WorkerDied
 from filters.work.plan import lasting, sized
 from filters.work.status import Status
@@ -44,6 +46,7 @@ from filters.work.work import Progress, Silent, Work
 DEMO = Path("demo_pool")
 REDRAWN = 0.2  # seconds between two states of the line on a terminal
 RETOLD = 30.0  # and between two lines elsewhere
+PATIENCE = 1.0
 T = TypeVar("T")
 
 
@@ -64,26 +67,30 @@ class Command:
 
     def main(self, arguments: list[str] | None = None) -> int:
         """Run; returns the exit code."""
+        interruption = Interruption(f"{self.name}: {RESUMED}")
+        with interruption.heeded():
+            try:
+                return self._settled(sys.argv[1:] if arguments is None else arguments, interruption)
+            except (KeyboardInterrupt, Terminated) as stop:
+                code = interruption.end(stop)
+                if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+                    os._exit(code)  # threads in the middle of a block are not waited for
+                return code
+
+    def _settled(self, arguments: list[str], interruption: Interruption) -> int:
         try:
-            interruption = Interruption()
-            with interruption.heeded():
-                self._run(sys.argv[1:] if arguments is None else arguments, interruption)
+            self._run(arguments, interruption)
         except BrokenPipeError:  # whoever read the table has seen enough of it
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except BadInput as error:
             return self._fail(str(error), 2)
         except WorkerDied as error:
             return self._fail(str(error), 1)
-        except (KeyboardInterrupt, Terminated) as stop:
-            code = 130 if isinstance(stop, KeyboardInterrupt) else 143
-            self._fail("stopped; the same command goes on from here", code)
-            if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
-                os._exit(code)  # threads in the middle of a block are not waited for
-            return code
         return 0
 
     def _fail(self, line: str, code: int) -> int:
-        print(f"{self.name}: {line}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # of an stderr that cannot be written the code is left
+            print(f"{self.name}: {line}", file=sys.stderr, flush=True)
         return code
 
     def groups(self) -> list[tuple[str, list[Flag]]]:
@@ -230,9 +237,14 @@ def demo_pool(progress: Progress) -> Path:
 
 
 class Interruption:
-    """Turns SIGINT and SIGTERM into exceptions, and raises again what a library under way has swallowed."""
+    """Turns SIGINT and SIGTERM into exceptions, and raises again what a library under way has swallowed.
 
-    def __init__(self) -> None:
+    A keypress may reach us twice: another one ends the process at once only when the first has not in PATIENCE seconds.
+    """
+
+    def __init__(self, line: str) -> None:
+        self._line = line
+        self._since = 0.0
         self._kind: type[BaseException] | None = None
 
     def check(self) -> None:
@@ -240,8 +252,19 @@ class Interruption:
             raise self._kind
 
     def _handle(self, number: int, frame: object) -> None:
-        self._kind = KeyboardInterrupt if number == signal.SIGINT else Terminated
-        self.check()
+        if self._kind is None:
+            self._kind, self._since = KeyboardInterrupt if number == signal.SIGINT else Terminated, time.monotonic()
+            self.check()
+        elif time.monotonic() > self._since + PATIENCE:
+            os._exit(self.end(self._kind()))
+
+    def end(self, stop: BaseException) -> int:
+        """Say it, once: signals that come from now on are too late. Gives the exit code."""
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
+        print(self._line, file=sys.stderr, flush=True)
+        return 130 if isinstance(stop, KeyboardInterrupt) else 143
 
     @contextmanager
     def heeded(self) -> Iterator[None]:
@@ -249,7 +272,7 @@ class Interruption:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, self._handle) for number in SIGNALS}
         try:
             yield
         finally:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from typing import Any
 from filters import outcome
 from filters.options import RunOptions, check_fields
 from filters.outcome import Look, Outcome, Verdict
-from filters.pool.errors import BadInput, from_os
-from filters.pool.files import sha256, temporary
+from filters.pool.errors import REFUSED, BadInput, from_os
+from filters.pool.files import sha256
 from filters.pool.pool import Pool
 from filters.work import room
 from filters.work.engine import Engine, one_thread_each
@@ -24,7 +24,7 @@ from filters.work.plan import Plan
 from filters.work.rates import Site, loaded, measured
 from filters.work.status import Watch
 from filters.work.work import Progress, Settings, Work
-from filters.work.workdir import WorkDir
+from filters.work.workdir import WorkDir, beside, clear_beside
 
 LONG = 300.0  # planned seconds from which on a run measures its rates too, for the time left
 
@@ -56,10 +56,11 @@ def run(
     plan = _planned(foresee, pool, places, options, look)
     pool = plan.pool
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_refusals_named(folder))
         held = WorkDir(folder)
         stack.callback(held.close)
-        before = held.read_manifest()
-        outcome.settle_in(held, pool, before, progress.say)
+        clear_beside(save_path, folder)
+        before = outcome.settle_in(held, pool, progress.say)
         _check_replaceable(save_path, before, overwrite)
         stack.enter_context(one_thread_each())
         usual = plan.usual_rates()
@@ -71,6 +72,7 @@ def run(
         result = outcome.leave(work, verdict, save_path, told | {"options": asdict(options)}, before)
         if look is not None:
             look.carry_out(work, verdict)
+        held.sweep()
         return result
 
 
@@ -103,6 +105,17 @@ def _site(plan: Plan, folder: Path) -> Site:
     return Site(plan.pool, room.existing(folder), plan.settings.device, plan.workers, spare)
 
 
+@contextlib.contextmanager
+def _refusals_named(folder: Path) -> Iterator[None]:
+    """What the system refuses anywhere, a read of a failing disk for instance, is told in one line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+        raise from_os(error.filename or folder, error) from error
+
+
 def _cores() -> int:
     """Those that this process may use."""
     return len(os.sched_getaffinity(0))
@@ -125,9 +138,9 @@ def _check_target(path: Path, folder: Path) -> None:
             raise BadInput(path, "is a folder", "name a file")
         if os.path.realpath(path) == os.path.realpath(folder):
             raise BadInput(path, "is the work folder as well", "name another --work_dir")
-        probe = temporary(path)
+        probe = beside(path, folder, "try")
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise from_os(path, error) from None
 

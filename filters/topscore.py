@@ -7,11 +7,11 @@ from __future__ import annotations
 
 if __name__ == "__main__":
     import importlib
+    import os
     import sys
-    from pathlib import Path
 
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-    sys.exit(importlib.import_module("filters.topscore").main())
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    importlib.import_module("filters.start").topscore()
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -80,8 +80,13 @@ class Seen(Silent):
     def look(self) -> None:
         """Files take whole blocks, and each folder one."""
         found = [path for path in self.folder.rglob("*") if path.name != "status.json"]
-        sizes = [-(-path.stat().st_size // BLOCK) if path.is_file() else 1 for path in found if path.exists()]
-        self.fullest = max(self.fullest, BLOCK * sum(sizes))
+        self.fullest = max(self.fullest, BLOCK * sum(map(self.blocks, found)))
+
+    def blocks(self, path: Path) -> int:
+        try:
+            return -(-path.stat().st_size // BLOCK) if path.is_file() else 1
+        except FileNotFoundError:  # renamed meanwhile
+            return 0
 
 
 def told(passes: list[tuple[str, str, int]]) -> list[tuple[str, str, int]]:

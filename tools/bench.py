@@ -11,6 +11,14 @@ folder (TMPDIR): a disk with 12 GB free, no tmpfs. The peer's setting is the fas
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    import importlib
+    import os
+    import sys
+
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    importlib.import_module("filters.start").begin("tools.bench")
+
 import argparse
 import json
 import shutil

@@ -113,8 +113,12 @@ def carry_out(work: Work, folder: Path, wish: Wish) -> None:
         counts = np.stack([np.array(Unit(files, shard.key).load("counts")) for shard in work.pool.shards])  # (shards, parts)
         _solve_all(work, wish, files, counts, dtype, Room(parts, limit))
         work.record(folder, collect, wish.rows, (wish.by, edges, _starts(parts, counts), parts), column=True)
-    for other in folder.glob("parts-*"):  # of a run with other memory or workers that was interrupted
-        shutil.rmtree(other)
+
+
+def clear_up(folder: Path) -> None:
+    """Remove the sorted rows that runs which were stopped have left: of other memory or workers, or already collected."""
+    for parts in folder.glob("parts-*"):
+        shutil.rmtree(parts, ignore_errors=True)
 
 
 def record_type(carry: dict[str, Column], shard: str, features: Features | None) -> np.dtype[Any]:

@@ -155,6 +155,7 @@ class Work:
         folder = self.folder(task, "regroup", rows, (by, groups, *carry, *carry.values(), features, *arguments))
         if self._todo(folder):
             regroup.carry_out(self, folder, regroup.Wish(task, arguments, rows, by, groups, carry, features))
+        regroup.clear_up(folder)
         return self._columns(folder)
 
     def once(self, function: Callable[..., dict[str, Array]], *arguments: Any) -> dict[str, Saved]:
@@ -162,8 +163,8 @@ class Work:
         key = self._key(function, "once", arguments)
         folder = self._stages / f"{function.__name__}-{key[:16]}"
         unit = Unit(folder, "once")
-        if not unit.whole():
-            with self.inside(folder / "inside", f"{function.__name__}: "):
+        with self.inside(folder / "inside", f"{function.__name__}: "):
+            if not self._whole([unit])[0]:
                 unit.save(function(self, *arguments))
         return {name: Saved(unit.path(name), f"{key} {name}") for name in unit.names()}
 
@@ -243,7 +244,10 @@ class Work:
 
     @contextmanager
     def inside(self, folder: Path, called: str = "") -> Iterator[None]:
-        """What passes of the block record lies here, and goes when the block ends well; they are shown as `called`."""
+        """What passes of the block record lies here, and goes when the block ends well; so does what a run that was stopped left.
+
+        They are shown as `called`.
+        """
         outer, inner = self._stages, self._inner
         self._stages, self._inner = folder, inner + called
         try:
@@ -293,7 +297,17 @@ class Work:
     def _todo(self, folder: Path) -> dict[int, Unit]:
         """The units of a pass that are not there, or not whole, by shard."""
         units = [Unit(folder, shard.key) for shard in self.pool.shards]
-        return {at: unit for at, (unit, whole) in enumerate(zip(units, self.engine.map(is_whole, units), strict=True)) if not whole}
+        return {at: unit for at, (unit, whole) in enumerate(zip(units, self._whole(units), strict=True)) if not whole}
+
+    def _whole(self, units: list[Unit]) -> list[bool]:
+        """Of each unit whether it is whole; says which were harmed since they were done."""
+        found = list(self.engine.map(is_whole, units))
+        harmed = [unit for unit, whole in zip(units, found, strict=True) if not whole and unit.recorded()]
+        for unit in harmed:
+            unit.forget()
+        if harmed:
+            self.progress.say(f"{len(harmed)} of {len(units)} results not as recorded, first {harmed[0]}: done again")
+        return found
 
     def record(self, folder: Path, task: Task, rows: Rows, arguments: tuple[Any, ...], column: bool) -> None:
         """Fill the units of a pass that are missing."""
