@@ -155,8 +155,10 @@ class Command:
         places: Places = layers.part(Places)
         if not places.pool:
             raise BadInput("command line", "neither --pool nor --metadata_dir is given", "give one; --pool demo needs no data")
-        progress = Quiet(interruption) if call.quiet else Console(self.name, interruption)
-        told = self._foresee(layers, places) if call.dry_run else self._filter(layers, places, call, progress)
+        if call.dry_run:
+            self._foresee(layers, places, call)
+            return
+        told = self._filter(layers, places, call, Quiet(interruption) if call.quiet else Console(self.name, interruption))
         if not call.quiet:
             print("\n\n".join(part for part in told if part))
 
@@ -182,13 +184,17 @@ class Command:
         )
         return [summary.funnel(outcome), *told, summary.places(outcome)]
 
-    def _foresee(self, layers: Layers, places: Places) -> list[str]:
-        """The plan of the run, which writes nothing: not even the demo pool."""
+    def _foresee(self, layers: Layers, places: Places, call: CallOptions) -> None:
+        """Print the plan of the run, and write nothing: not even the demo pool. Raises BadInput after it where the run would not start."""
         if places.pool == "demo" and not places.metadata_dir and not DEMO.exists():
             raise BadInput(DEMO, "is not drawn yet", "run once without --dry_run")
         look = Look(lambda work, verdict: None, summary.expect_concepts)
         metadata = metadata_of(places, Silent())
-        return [str(self.recipe(layers).plan(metadata, *self._places(places), layers.part(RunOptions), look))]
+        plan = self.recipe(layers).plan(metadata, *self._places(places), layers.part(RunOptions), look)
+        if not call.quiet:
+            print(plan)
+        if plan.short:
+            raise plan.short
 
     def _places(self, places: Places) -> tuple[str, str | None]:
         return places.save_path or f"{self.name}_{places.pool}.npy", places.work_dir

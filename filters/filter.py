@@ -115,7 +115,7 @@ class Recipe(ABC):
     ) -> Plan:
         """What `run` with these arguments will do and take, from headers and from rates measured here in two seconds. Writes nothing.
 
-        raises  BadInput also when memory or disk cannot suffice
+        The plan's `short` is the BadInput that `run` would raise where memory or disk cannot suffice.
         """
         save_path = Path(save_path)
         places = (save_path, Path(work_dir) if work_dir is not None else save_path.with_suffix(".work"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -54,6 +55,7 @@ def run(
     check_fields(options)
     _check_target(save_path, folder)
     plan = _planned(foresee, pool, places, options, look)
+    room.check(plan, *places)
     pool = plan.pool
     with contextlib.ExitStack() as stack:
         stack.enter_context(_refusals_named(folder))
@@ -81,13 +83,18 @@ def foreseen(foresee: Foresee, pool: Pool | str | Path, places: tuple[Path, Path
     check_fields(options)
     start = loaded()
     plan = _planned(foresee, pool, places, options, look)
+    try:
+        room.check(plan, *places)
+    except BadInput as short:
+        plan.short = short
     with one_thread_each():
-        plan.rates = measured(plan.shares(), _site(plan, places[1]), start)
+        # Where there is no room for the run, there may be none for a trial.
+        plan.rates = measured(plan.shares(), _site(plan, Path(tempfile.gettempdir()) if plan.short else places[1]), start)
     return plan
 
 
 def _planned(foresee: Foresee, pool: Pool | str | Path, places: tuple[Path, Path], options: RunOptions, look: Look | None) -> Plan:
-    """What the run will take; raises BadInput when it cannot have it."""
+    """What the run will take."""
     pool = _opened(pool, options.features_dir)
     _check_apart(places[1], pool)
     workers = options.num_workers or _cores()
@@ -96,7 +103,6 @@ def _planned(foresee: Foresee, pool: Pool | str | Path, places: tuple[Path, Path
     foresee(plan, options.within)
     if look is not None:
         look.expect(plan)
-    room.check(plan, *places)
     return plan
 
 

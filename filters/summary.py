@@ -11,7 +11,7 @@ from filters.maths.arrays import I64, Array
 from filters.outcome import Outcome, Verdict
 from filters.pool.columns import TEXTS, Column, Rows
 from filters.pool.errors import printable
-from filters.work.plan import Plan
+from filters.work.plan import Cost, Plan
 from filters.work.view import View
 from filters.work.work import Work
 
@@ -60,7 +60,8 @@ def expect_concepts(plan: Plan) -> None:
         plan.present(plan.pool.rows)
         plan.scan(closest, placed, plan.values(placed, 20), 40.0 * 2 * SHOWN * NEAREST * len(plan.pool.shards))
         spoken_for = min(placed, 2 * SHOWN * NEAREST)
-        plan.scan(captions_of, spoken_for, plan.parsed("text"), 804.0 * spoken_for)
+        texts = all(shard.columns.get("text") in TEXTS for shard in plan.pool.shards)
+        plan.scan(captions_of, spoken_for, plan.parsed("text") if texts else Cost(), 804.0 * spoken_for)
 
 
 def _rows(table: dict[str, Array], ids: I64, captions: dict[int, str]) -> Iterator[str]:

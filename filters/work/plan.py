@@ -22,6 +22,7 @@ from filters.maths.kmeans import CHUNK_BLOCKS, COARSE_ITERATIONS
 from filters.maths.search import COARSER, NEAR, TWO_LEVELS
 from filters.pool.columns import TEXTS
 from filters.pool.embeddings import PIECE_BYTES
+from filters.pool.errors import BadInput
 from filters.pool.pool import Features, Pool
 from filters.work import rates
 from filters.work.rates import STARTING, Kernel, Rates
@@ -99,6 +100,7 @@ class Plan:
         self.having: dict[str, int] = {}  # rows that have a value in each
         self.disk, self.kept = 0, 0  # bytes of the work folder at its fullest; samples in OUT.npy
         self.rates: Rates = {}
+        self.short: BadInput | None = None  # what the machine has too little of
         self._shards: F64 = np.array([shard.rows for shard in pool.shards], np.float64)
         self._busy = _busy(self._shards, workers)
         self._stored, self._inner, self._suffix = DISK_BLOCK * FOLDERS, "", ""
