@@ -45,8 +45,8 @@ class SemDeDup(Filter):
     fraction: float | None = option("share of the stage's input to keep: the least similar", None, interval="(0, 1]")
     eps: float | None = option("drop what is more similar than 1 - eps to an earlier one [code: 0.07 on LAION]", None, interval="[0, 1]")
     clusters: int | None = option(
-        "k-means clusters; auto: what costs least, sqrt(1.5 n / 2), found on 64 samples a cluster [ours; code: 50,000 on 256]; from 6,000 on "
-        "searched in two levels [ours]",
+        "k-means clusters; auto: what costs least, sqrt(1.5 n / 2), found on 64 samples a cluster [ours; code: 50,000 on 256]; from 6,000 "
+        "on searched in two levels [ours]",
         None,
         interval="[1, inf)",
         unset="auto",
