@@ -55,7 +55,7 @@ def run(
         _check_replaceable(save_path, before, overwrite)
         stack.enter_context(one_thread_each())
         engine = stack.enter_context(Engine(options.engine, options.num_workers or _cores()))
-        settings = Settings(options.seed, _device(options.device), options.memory_gb, options.allow_invalid)
+        settings = Settings(options.seed, _device(options.device, options.engine), options.memory_gb, options.allow_invalid)
         work = Work(pool, held, engine, settings, progress)
         verdict = decide(work, options.within)
         result = outcome.leave(work, verdict, save_path, told | {"options": asdict(options)}, before)
@@ -105,10 +105,12 @@ def _check_replaceable(path: Path, before: dict[str, Any], overwrite: bool) -> N
         raise BadInput(path, "exists, and this work folder did not make it", "give --overwrite, or another --save_path")
 
 
-def _device(name: str) -> str:
-    """auto: the GPU where there is one."""
+def _device(name: str, engine: str) -> str:
+    """auto: the GPU where there is one, for threads: each process would take as much of its memory as all threads together."""
     import torch
 
     if name == "cuda" and not torch.cuda.is_available():
         raise BadInput("--device cuda", "no GPU that torch can use", "give --device cpu")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    if name == "cuda" and engine == "processes":
+        raise BadInput("--device cuda", "asked for with --engine processes, each of which would fill it anew", "give --engine threads")
+    return "cuda" if name == "cuda" or (name == "auto" and engine == "threads" and torch.cuda.is_available()) else "cpu"
