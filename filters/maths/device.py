@@ -4,8 +4,9 @@ A device named `cpu` has code of its own, made for its caches. Every other name 
 processor by another name, takes it too: tests without a GPU run a GPU's code so.
 
 Memory on the device, whatever the pool: LANES threads at a time, each with two buffers of STEP_BYTES, what `split` and `pairs`
-say they hold, and a few tiles of products; the centroids, 8 bytes a number; k-means' points up to RESIDENT. Under 8 GB in all up
-to 200,000 centroids of 768. Products run on the default stream, so that what one lane is done with the next one can have.
+say they hold, and a few tiles of products; the centroids, 8 bytes a number; k-means' points up to RESIDENT. Under 8 GB up to
+98,000 centroids of 1,024 numbers, beside what CUDA takes for itself. Products of all lanes run on the default stream: memory that
+one has done with goes to the next, and a copying stream of each lane's own waits for it by events alone.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 
 from filters.maths.arrays import Array
 from filters.maths.blocks import padded
+from filters.maths.search import on_device
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,13 +74,12 @@ def lengths(rows: Tensor) -> Tensor:
     """(..., n, d) float16 -> (..., n) float32."""
     import torch
 
-    return torch.linalg.vector_norm(rows, dim=-1, dtype=torch.float32)
+    found: Tensor = torch.linalg.vector_norm(rows, dim=-1, dtype=torch.float32)
+    return found
 
 
 def resident(points: Array, device: str) -> Any:
     """Points that are searched again and again: on the device where they fit, else as they are, to be sent each time."""
-    from filters.maths.search import on_device
-
     return on_device(points, device) if device != "cpu" and points.nbytes <= RESIDENT else points
 
 
@@ -107,6 +108,7 @@ class _Slot:
         self.sent.synchronize()  # what it held is on the device
         if len(self.host) < size:
             self._make(size)
+            self.used.record()  # the default stream may not be done with what lay there before
 
 
 class Lane:

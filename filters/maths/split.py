@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SCALE = 2048  # of the second part, or it would be too small for float16
-TILE = 2048  # centroids that a step is compared with at a time
+TILE = 1024  # centroids that a step is compared with at a time
 GROUPS = 256  # of rows of one cell, that are multiplied at a time
 HELD_BYTES = 256 << 20  # rows of a search in two levels that lie on the device, a lane
 TABLE_BYTES = 128 << 20  # and centroids gathered for groups of them
@@ -146,5 +146,5 @@ def _brought(found: Iterable[tuple[Tensor, Tensor]], count: int) -> Found:
     """Results from the device, all at the end: waiting for each would stop what runs ahead."""
     import torch
 
-    labels, cosines = (torch.cat(parts)[:count].cpu().numpy() for parts in zip(*found, strict=True))
+    labels, cosines = (torch.cat(steps)[:count].cpu().numpy() for steps in zip(*found, strict=True))
     return Found(labels, cosines)
