@@ -85,14 +85,15 @@ def largest_of(tiles: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
     """`first_largest` of tiles that lie side by side."""
     import torch
 
-    first = next(tiles)
-    at, best = first_largest(first)
-    start = first.shape[1]
+    tile = next(tiles)
+    (at, best), start = first_largest(tile), tile.shape[1]
+    del tile  # the next one gets its memory, which is in the cache
     for tile in tiles:
         other, value = first_largest(tile)
         better = value > best
         at, best = torch.where(better, other + start, at), torch.where(better, value, best)
         start += tile.shape[1]
+        del tile
     return at, best
 
 
