@@ -5,11 +5,14 @@ Exit 0: done. 2: the user's input is at fault, said in one line. 1: a fault of o
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,12 +35,18 @@ from filters.options import (
     read_config,
     with_underscores,
 )
-from filters.outcome import Verdict
+from filters.outcome import Look, Verdict
 from filters.pool.errors import BadInput, from_os
+from filters.start import RESUMED, SIGNALS
 from filters.work.engine import WorkerDied
+from filters.work.plan import lasting, sized
+from filters.work.status import Status
 from filters.work.work import Progress, Silent, Work
 
 DEMO = Path("demo_pool")
+REDRAWN = 0.2  # seconds between two states of the line on a terminal
+RETOLD = 30.0  # and between two lines elsewhere
+PATIENCE = 1.0
 T = TypeVar("T")
 
 
@@ -58,26 +67,30 @@ class Command:
 
     def main(self, arguments: list[str] | None = None) -> int:
         """Run; returns the exit code."""
+        interruption = Interruption(f"{self.name}: {RESUMED}")
+        with interruption.heeded():
+            try:
+                return self._settled(sys.argv[1:] if arguments is None else arguments, interruption)
+            except (KeyboardInterrupt, Terminated) as stop:
+                code = interruption.end(stop)
+                if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+                    os._exit(code)  # threads in the middle of a block are not waited for
+                return code
+
+    def _settled(self, arguments: list[str], interruption: Interruption) -> int:
         try:
-            interruption = Interruption()
-            with interruption.heeded():
-                self._run(sys.argv[1:] if arguments is None else arguments, interruption)
+            self._run(arguments, interruption)
         except BrokenPipeError:  # whoever read the table has seen enough of it
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except BadInput as error:
             return self._fail(str(error), 2)
         except WorkerDied as error:
             return self._fail(str(error), 1)
-        except (KeyboardInterrupt, Terminated) as stop:
-            code = 130 if isinstance(stop, KeyboardInterrupt) else 143
-            self._fail("stopped; the same command goes on from here", code)
-            if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
-                os._exit(code)  # threads in the middle of a block are not waited for
-            return code
         return 0
 
     def _fail(self, line: str, code: int) -> int:
-        print(f"{self.name}: {line}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # of an stderr that cannot be written the code is left
+            print(f"{self.name}: {line}", file=sys.stderr, flush=True)
         return code
 
     def groups(self) -> list[tuple[str, list[Flag]]]:
@@ -142,8 +155,10 @@ class Command:
         places: Places = layers.part(Places)
         if not places.pool:
             raise BadInput("command line", "neither --pool nor --metadata_dir is given", "give one; --pool demo needs no data")
-        progress = Quiet(interruption) if call.quiet else Console(self.name, interruption)
-        told = self._filter(layers, places, call, progress)
+        if call.dry_run:
+            self._foresee(layers, places, call)
+            return
+        told = self._filter(layers, places, call, Quiet(interruption) if call.quiet else Console(self.name, interruption))
         if not call.quiet:
             print("\n\n".join(part for part in told if part))
 
@@ -152,6 +167,7 @@ class Command:
         told: list[str] = []
 
         def look(work: Work, verdict: Verdict) -> None:
+            work.progress.stage("table")
             try:
                 told.append(summary.concepts(work, verdict))
             except BadInput as error:  # the table is for the eye: it costs no run
@@ -159,15 +175,29 @@ class Command:
 
         outcome = self.recipe(layers).run(
             metadata_of(places, progress),
-            places.save_path or f"{self.name}_{places.pool}.npy",
-            places.work_dir,
+            *self._places(places),
             layers.part(RunOptions),
             overwrite=call.overwrite,
             progress=progress,
             config=self._config(layers),
-            look=None if call.quiet else look,
+            look=None if call.quiet else Look(look, summary.expect_concepts),
         )
         return [summary.funnel(outcome), *told, summary.places(outcome)]
+
+    def _foresee(self, layers: Layers, places: Places, call: CallOptions) -> None:
+        """Print the plan of the run, and write nothing: not even the demo pool. Raises BadInput after it where the run would not start."""
+        if places.pool == "demo" and not places.metadata_dir and not DEMO.exists():
+            raise BadInput(DEMO, "is not drawn yet", "run once without --dry_run")
+        look = Look(lambda work, verdict: None, summary.expect_concepts)
+        metadata = metadata_of(places, Silent())
+        plan = self.recipe(layers).plan(metadata, *self._places(places), layers.part(RunOptions), look)
+        if not call.quiet:
+            print(plan)
+        if plan.short:
+            raise plan.short
+
+    def _places(self, places: Places) -> tuple[str, str | None]:
+        return places.save_path or f"{self.name}_{places.pool}.npy", places.work_dir
 
     def _config(self, layers: Layers) -> dict[str, Any]:
         """The settings as the manifest holds them; paths as they are found from any folder."""
@@ -213,9 +243,14 @@ def demo_pool(progress: Progress) -> Path:
 
 
 class Interruption:
-    """Turns SIGINT and SIGTERM into exceptions, and raises again what a library under way has swallowed."""
+    """Turns SIGINT and SIGTERM into exceptions, and raises again what a library under way has swallowed.
 
-    def __init__(self) -> None:
+    A keypress may reach us twice: another one ends the process at once only when the first has not in PATIENCE seconds.
+    """
+
+    def __init__(self, line: str) -> None:
+        self._line = line
+        self._since = 0.0
         self._kind: type[BaseException] | None = None
 
     def check(self) -> None:
@@ -223,8 +258,19 @@ class Interruption:
             raise self._kind
 
     def _handle(self, number: int, frame: object) -> None:
-        self._kind = KeyboardInterrupt if number == signal.SIGINT else Terminated
-        self.check()
+        if self._kind is None:
+            self._kind, self._since = KeyboardInterrupt if number == signal.SIGINT else Terminated, time.monotonic()
+            self.check()
+        elif time.monotonic() > self._since + PATIENCE:
+            os._exit(self.end(self._kind()))
+
+    def end(self, stop: BaseException) -> int:
+        """Say it, once: signals that come from now on are too late. Gives the exit code."""
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
+        print(self._line, file=sys.stderr, flush=True)
+        return 130 if isinstance(stop, KeyboardInterrupt) else 143
 
     @contextmanager
     def heeded(self) -> Iterator[None]:
@@ -232,7 +278,7 @@ class Interruption:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, self._handle) for number in SIGNALS}
         try:
             yield
         finally:
@@ -249,30 +295,58 @@ class Quiet(Silent):
     def begin(self, name: str, samples: int) -> None:
         self._interruption.check()
 
-    def advance(self, samples: int) -> None:
+    def advance(self, samples: int, size: int = 0) -> None:
         self._interruption.check()
 
 
 class Console(Quiet):
-    """Progress on stderr: a bar while a pass runs, where stderr is a terminal; a line a stage."""
+    """Progress on stderr: one line that is written over where stderr is a terminal, else one every half minute; a line a stage."""
 
     def __init__(self, name: str, interruption: Interruption) -> None:
         super().__init__(interruption)
         self.name = name
-        self._bar: Any = None
+        self._terminal = sys.stderr.isatty()
+        self._shown, self._width = time.monotonic(), 0
+        self._lock = threading.RLock()  # lines come from the passes and from the clock
 
-    def begin(self, name: str, samples: int) -> None:
-        from tqdm import tqdm
-
-        super().begin(name, samples)
-        self._bar = tqdm(total=samples, desc=name, unit=" samples", unit_scale=True, leave=False, disable=None, file=sys.stderr)
-
-    def advance(self, samples: int) -> None:
-        super().advance(samples)
-        self._bar.update(samples)
+    def show(self, status: Status) -> None:
+        with self._lock:
+            if time.monotonic() - self._shown < (REDRAWN if self._terminal else RETOLD):
+                return
+            self._shown = time.monotonic()
+            if self._terminal:
+                self._draw(line_of(status))
+            else:
+                self.say(line_of(status))
 
     def end(self) -> None:
-        self._bar.close()
+        self._draw("")
 
     def say(self, line: str) -> None:
-        print(f"{self.name}: {line}", file=sys.stderr, flush=True)
+        with self._lock:
+            self._draw("")
+            print(f"{self.name}: {line}", file=sys.stderr, flush=True)
+
+    def _draw(self, line: str) -> None:
+        """Write over the line that is there."""
+        if not self._terminal or not (line or self._width):
+            return
+        with self._lock:
+            shown = line[: shutil.get_terminal_size().columns - 1]
+            print("\r" + shown.ljust(self._width) + ("" if shown else "\r"), end="", file=sys.stderr, flush=True)
+            self._width = len(shown)
+
+
+def line_of(status: Status) -> str:
+    """Where a run is: stage 2/5 semdedup: split  45%  pass 0:12, run 3:40 left  1.2M/s  1.8 GB/s."""
+    part = status.samples_done / status.samples_total if status.samples_total else 0.0
+    rates = [f"{counted(status.samples_per_second)}/s"] * bool(status.samples_done)
+    rates += [f"{sized(status.bytes_per_second)}/s"] * bool(status.bytes_per_second)
+    place = f"stage {status.stage_number}/{status.stages} {status.stage}: {status.pass_name}"
+    left = f"pass {lasting(status.pass_eta_seconds)}, run {lasting(status.eta_seconds)} left"
+    return "  ".join([place, f"{part:.0%}", left, *rates])
+
+
+def counted(number: float) -> str:
+    """Samples, in a unit that suits them."""
+    return f"{number / 1e6:.1f}M" if number >= 1e6 else f"{number / 1e3:.0f}k" if number >= 1e3 else f"{number:.0f}"

@@ -10,10 +10,11 @@ from filters.filter import Cut
 from filters.maths import complexity, kmeans
 from filters.maths.arrays import F32, I64, Array
 from filters.maths.device import shared
-from filters.maths.search import Levels, Search
+from filters.maths.search import COARSER, NEAR, TWO_LEVELS, Levels, Search
 from filters.pool.columns import Column, Rows, Stored
 from filters.pool.errors import BadInput
 from filters.pool.pool import Features
+from filters.work.plan import Plan, nearest, row_bytes
 from filters.work.view import View
 from filters.work.work import Work
 from filters.work.workdir import Saved
@@ -43,6 +44,28 @@ def members_and_spread(work: Work, rows: Rows, concept: Column, distance: Column
     """(2, k) int64: members of each concept, and the sum of their distances. METHOD 2.4."""
     parts = work.scan(spread, rows, concept, distance, k)
     return sum((part["spread"] for part in parts), start=np.zeros((2, k), np.int64))
+
+
+def expect_train(plan: Plan, rows: int, features: Features, k: int, iterations: int, points_per_centroid: int) -> None:
+    """What `train` takes."""
+    points = min(k * points_per_centroid, rows)
+    with plan.once("centroids", 4 * k * features.width):
+        plan.cut(rows, points, bits=64)
+        plan.scan(sampled, points, plan.blocks(features, points), points * row_bytes(features), points * 24)
+        plan.k_means(features, points, k, iterations)
+
+
+def expect_assign(plan: Plan, rows: int, features: Features, k: int) -> None:
+    """What `assign` takes."""
+    coarse = k // COARSER if k >= TWO_LEVELS else 0
+    with plan.once("levels of", coarse * (4 * features.width + 8 * NEAR)):
+        pass  # it looks at centroids alone
+    plan.column(nearest_concept, rows, plan.blocks(features, rows) + nearest(features, rows, k), "i4", "f4")
+
+
+def expect_members_and_spread(plan: Plan, rows: int, k: int) -> None:
+    """What `members_and_spread` takes."""
+    plan.scan(spread, rows, plan.values(rows, 4), 16 * k * len(plan.pool.shards))
 
 
 def centroids(work: Work, rows: Rows, features: Features, k: int, iterations: int, points_per_centroid: int) -> dict[str, Array]:

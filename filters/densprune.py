@@ -10,11 +10,11 @@ from __future__ import annotations
 
 if __name__ == "__main__":
     import importlib
+    import os
     import sys
-    from pathlib import Path
 
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-    sys.exit(importlib.import_module("filters.densprune").main())
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    importlib.import_module("filters.start").densprune()
 
 from dataclasses import dataclass
 from functools import reduce
@@ -23,8 +23,8 @@ from typing import ClassVar
 import numpy as np
 
 from filters.command import Command
-from filters.concepts import assign, members_and_spread, train
-from filters.filter import Cut, Filter, Measured, Recipe
+from filters.concepts import assign, expect_assign, expect_members_and_spread, expect_train, members_and_spread, train
+from filters.filter import Cut, Filter, Measured, Plan, Recipe
 from filters.maths.arrays import F64, I64
 from filters.maths.complexity import d_inter, d_intra, filled, share
 from filters.maths.quota import quota
@@ -96,6 +96,16 @@ class DensityPrune(Filter):
                 "quota": quotas,
             },
         )
+
+    def expect(self, plan: Plan, rows: int) -> int:
+        features, k = plan.pool.features(self.features), min(self.concepts, rows)
+        expect_train(plan, rows, features, k, self.kmeans_iters, self.kmeans_points_per_centroid)
+        expect_assign(plan, rows, features, k)
+        plan.measured(rows, concept="i4", distance="f4")
+        expect_members_and_spread(plan, rows, k)
+        kept = plan.cut(rows, self.size or int(plan.samples * (self.fraction or 0)), groups=k)
+        plan.counts(kept)
+        return kept
 
     def _complexity(self, inter: F64, intra: F64, members: I64) -> F64:
         """C = d_inter * d_intra, or what stands for it. METHOD 2.5."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,15 +20,16 @@ from typing import Any, ClassVar
 from filters import outcome
 from filters.maths.arrays import Array
 from filters.options import RunOptions, check_fields
-from filters.outcome import Outcome, Verdict
+from filters.outcome import Look, Outcome, Verdict
 from filters.pool.columns import Column, Rows
 from filters.pool.pool import Pool
-from filters.run import run
+from filters.run import foreseen, run
 from filters.work.cutting import Cut
+from filters.work.plan import Plan
 from filters.work.work import Progress, Silent, Work
 from filters.work.workdir import Saved
 
-__all__ = ["Cut", "Filter", "Measured", "Recipe"]
+__all__ = ["Cut", "Filter", "Measured", "Plan", "Recipe"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,10 @@ class Recipe(ABC):
         """What becomes of the rows."""
 
     @abstractmethod
+    def foresee(self, plan: Plan, rows: int, names: Names) -> int:
+        """What `apply` takes; gives the rows left."""
+
+    @abstractmethod
     def filters(self) -> Iterator[Filter]:
         """Its filters, from left to right."""
 
@@ -83,7 +88,7 @@ class Recipe(ABC):
         overwrite: bool = False,
         progress: Progress | None = None,
         config: dict[str, Any] | None = None,
-        look: Callable[[Work, Verdict], None] | None = None,
+        look: Look | None = None,
     ) -> Outcome:
         """Filter the pool and write the uid subset file.
 
@@ -91,13 +96,41 @@ class Recipe(ABC):
         save_path  the .npy to write; replaced when this work folder made it, else only with `overwrite`
         work_dir   what the run leaves; default save_path with .work for .npy
         config     settings to note in the manifest
-        look       called when all is written, to look at the verdict by further passes
+        look       further passes, made when all is written
         raises     BadInput when the pool, a place or an option is at fault
         """
         save_path = Path(save_path)
         places = (save_path, Path(work_dir) if work_dir is not None else save_path.with_suffix(".work"))
         told = {"recipe": repr(self), "preset": (config or {}).get("pool"), "config": config or {}}
-        return run(self.verdict, pool, places, options or RunOptions(), progress or Silent(), told, overwrite, look)
+        steps = (self.foresee_verdict, self.verdict)
+        return run(steps, pool, places, options or RunOptions(), progress or Silent(), told, overwrite, look)
+
+    def plan(
+        self,
+        pool: Pool | str | Path,
+        save_path: str | Path,
+        work_dir: str | Path | None = None,
+        options: RunOptions | None = None,
+        look: Look | None = None,
+    ) -> Plan:
+        """What `run` with these arguments will do and take, from headers and from rates measured here in two seconds. Writes nothing.
+
+        The plan's `short` is the BadInput that `run` would raise where memory or disk cannot suffice.
+        """
+        save_path = Path(save_path)
+        places = (save_path, Path(work_dir) if work_dir is not None else save_path.with_suffix(".work"))
+        return foreseen(self.foresee_verdict, pool, places, options or RunOptions(), look)
+
+    def foresee_verdict(self, plan: Plan, within: str | None) -> None:
+        """What `verdict` takes, and what leaving its result does."""
+        with plan.stage("pool", plan.pool.rows) as stage:
+            rows = outcome.expect_population(plan, within)
+            for one in self.filters():
+                rows = one.expect_known(plan, rows)
+            plan.samples = stage.kept = rows
+        kept = self.foresee(plan, rows, Names())
+        with plan.stage("results", kept):
+            outcome.expect_leaving(plan, kept)
 
     def verdict(self, work: Work, within: str | None) -> Verdict:
         """What becomes of every sample of the pool."""
@@ -133,8 +166,25 @@ class Filter(Recipe):
         """The rows that it can know at all; others are outside, as if the pool did not have them."""
         return rows
 
+    def expect(self, plan: Plan, rows: int) -> int:
+        """What `measure` and `decide` take, told to the plan in their words; gives the rows that stay."""
+        plan.note(f"{self.name} does not say what it takes: one pass over values is counted on, and that all rows stay")
+        plan.each("measure", rows, plan.values(rows))
+        plan.measured(rows)
+        return plan.cut(rows, rows)
+
+    def expect_known(self, plan: Plan, rows: int) -> int:
+        """What `known` takes; gives the rows that it can know."""
+        return rows
+
     def filters(self) -> Iterator[Filter]:
         yield self
+
+    def foresee(self, plan: Plan, rows: int, names: Names) -> int:
+        suffix = names.suffix(self.name)
+        with plan.stage(self.name + suffix, rows, suffix) as stage:
+            stage.kept = self.expect(plan, rows) if rows else 0
+        return stage.kept
 
     def apply(self, work: Work, rows: Rows, names: Names) -> Verdict:
         suffix = names.suffix(self.name)
@@ -172,6 +222,13 @@ class Combined(Recipe):
     def filters(self) -> Iterator[Filter]:
         yield from self.left.filters()
         yield from self.right.filters()
+
+    def foresee(self, plan: Plan, rows: int, names: Names) -> int:
+        left = self.left.foresee(plan, rows, names)
+        right = self.right.foresee(plan, left if self.sign == ">>" else rows, names)
+        if self.sign != ">>":
+            plan.note("how far two sides overlap is not known before: the most that can stay is counted on")
+        return {">>": right, "&": min(left, right), "|": min(rows, left + right), "-": left}[self.sign]
 
     def apply(self, work: Work, rows: Rows, names: Names) -> Verdict:
         left = self.left.apply(work, rows, names)

@@ -100,6 +100,9 @@ class CallOptions:
     overwrite: bool = option("replace a file at save_path that this work folder did not make", False)
     quiet: bool = option("print nothing but an error", False)
     config: str | None = option("JSON of flag names, or a manifest.json whose run to repeat", None)
+    dry_run: bool = option(
+        "print passes, bytes, disk, memory and time, each stage's too, from headers and from rates measured here; write nothing", False
+    )
     show_config: bool = option("print the settings, each with its source, and end", False)
 
 

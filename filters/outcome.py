@@ -7,25 +7,27 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from filters import __version__
 from filters.maths import uids
-from filters.maths.arrays import U64, Array, Bool
+from filters.maths.arrays import I64, U64, Array, Bool
 from filters.pool import subset
 from filters.pool.columns import Column, Hashed, Rows, missing
 from filters.pool.errors import BadInput
-from filters.pool.files import replacing, write_npy
+from filters.pool.files import replacing, told_of, write_npy
 from filters.pool.pool import Pool
+from filters.work.plan import Cost, Kind, Plan
+from filters.work.rates import Kernel, Site, Trial, ordering, unnamed, writing
 from filters.work.regroup import Part
 from filters.work.view import Bits, View
-from filters.work.work import Stage, Work
-from filters.work.workdir import Saved, WorkDir, source_key
+from filters.work.work import Stage, Work, parse_uids
+from filters.work.workdir import Saved, WorkDir, beside, source_key
 
 SEEN_BEFORE = 1  # purpose of the hash that brings equal uids together
 BUCKETS = 4096
@@ -40,6 +42,13 @@ class Verdict:
     columns: dict[str, Column] = field(default_factory=dict)
     arrays: dict[str, Saved] = field(default_factory=dict)
     tables: dict[str, dict[str, Array]] = field(default_factory=dict)
+
+
+class Look(NamedTuple):
+    """Further passes over what a run has decided, when all is written."""
+
+    carry_out: Callable[[Work, Verdict], None]
+    expect: Callable[[Plan], None]  # what that takes
 
 
 @dataclass(frozen=True)
@@ -66,12 +75,27 @@ def population(work: Work, within: str | None) -> Verdict:
     everything = work.everything()
     inside = everything if within is None else _inside(work, everything, within)
     seen = work.regroup(seen_before, inside, Hashed(work.uids, 0, SEEN_BEFORE, BUCKETS), BUCKETS)["seen"]
-    repeated = work.select(_true, inside, seen)
+    repeated = work.select(_repeated, inside, seen)
     if not inside.count():
         where = work.pool.location if within is None else within
         found = "the pool holds 0 samples" if within is None else f"names none of the pool's {work.pool.rows:,} samples"
         raise BadInput(where, found, "check that it is the right one")
     return Verdict(inside - repeated, [("outside", everything - inside), ("repeated", repeated)])
+
+
+def expect_population(plan: Plan, within: str | None) -> int:
+    """What the parsing of uids and `population` take; gives the samples that there can be."""
+    rows = plan.pool.rows
+    plan.column(parse_uids, rows, plan.parsed("uid"), "(2,)u8")
+    if within is not None:
+        held = subset.held_at_most(Path(within), rows)
+        with plan.once("held_uids", 16 * held):
+            plan.note("what --within leaves is not known before: all that it can hold is counted on")
+        plan.each(is_in, rows, plan.found(rows, held))
+        rows = min(rows, held)
+    plan.regroup(seen_before, rows, BUCKETS, size=1, gives=1)
+    plan.each(_repeated, rows, plan.values(rows))
+    return rows
 
 
 def _inside(work: Work, rows: Rows, place: str) -> Rows:
@@ -99,7 +123,7 @@ def seen_before(part: Part) -> dict[str, Array]:
     return {"seen": seen}
 
 
-def _true(view: View, column: Column) -> Bool:
+def _repeated(view: View, column: Column) -> Bool:
     return view.values(column) > 0
 
 
@@ -113,18 +137,80 @@ def refuse_nothing(work: Work, kept: Rows) -> None:
 
 def leave(work: Work, verdict: Verdict, save_path: Path, told: dict[str, Any], before: dict[str, Any]) -> Outcome:
     """Write everything beside its place, then put all of it there."""
+    work.progress.stage("results")
     for shard in work.pool.shards:
         shard.check_all_unchanged()
+    _say_what_was_harmed(work, before)
     new = work.dir.leaving()
-    _write_samples(work, verdict, new / "samples")
+    files = {f"samples/{key}.parquet": told for key, told in _write_samples(work, verdict, new / "samples")}
     _write_tables(verdict, new)
+    files |= {path.name: told_of(path) for path in sorted(new.iterdir()) if path.is_file()}
     status = Counter({"kept": verdict.kept.count()})
     for name, rows in verdict.dropped:
         status[name] += rows.count()
-    with subset.replacing(save_path, work.dir.beside(save_path), _chosen_uids(work, verdict.kept)) as sha256:
+    with subset.replacing(save_path, beside(save_path, work.dir.folder), _chosen_uids(work, verdict.kept)) as sha256:
         result = Outcome(save_path, work.dir.folder, work.samples, work.funnel, dict(status), sha256)
-        work.dir.publish(new, told | manifest(work, result, before), before)
+        told |= manifest(work, result, before) | {"files": files}
+        # Before the file is in its place: from then on the folder may replace it.
+        work.dir.write_origin({name: told[name] for name in ("pool", "versions", "made")})
+        work.dir.publish(new, told, before)
     return result
+
+
+def expect_leaving(plan: Plan, kept: int) -> None:
+    """What `leave` takes."""
+    rows, kinds = plan.pool.rows, tuple(plan.columns.values())
+    write = Cost({Kernel(sampling, (kinds,), 80e-9 * (2 + len(kinds))): rows})
+    plan.leaves(_write_shard, rows, write, [np.dtype(kind).itemsize for kind in (*kinds, "V16", "i1")])
+    plan.kept = kept
+    uid_order = Cost({Kernel(ordering, (), 100e-9): kept, Kernel(writing, (), 3e-9): 16 * kept})
+    plan.each(_uids, kept, plan.values(kept), uid_order)
+
+
+def sampling(site: Site, kinds: tuple[Kind, ...]) -> Trial:
+    """Rows of samples/, with columns of these types, as a parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows, chance = 1 << 14, np.random.default_rng(0)
+    words = chance.integers(0, 1 << 63, (rows, 2)).astype(np.uint64)
+    status = pa.array(["kept"] * rows)
+    values = [_like(kind, chance.integers(0, 1 << 20, rows), words) for kind in kinds]
+
+    def trial() -> float:
+        arrays = {str(at): arrow_array(one) for at, one in enumerate(values)}
+        table = pa.table({"uid": _binary(words, np.ones(rows, bool))} | arrays | {"status": status})
+        with unnamed(site.folder) as file:
+            pq.write_table(table, file, write_page_checksum=True)
+        return rows
+
+    return trial
+
+
+def _like(kind: Kind, numbers: I64, words: U64) -> Array:
+    """Values of a column's type."""
+    values = np.zeros(len(numbers), kind)
+    if values.dtype == uids.MAYBE:
+        values["uid"], values["known"] = words, True
+        return values
+    return numbers.astype(kind)
+
+
+def _say_what_was_harmed(work: Work, before: dict[str, Any]) -> None:
+    """What the run before left may have been edited, or is a mixture when it was killed as it put its files in place."""
+    files = before.get("files", {})
+    found = work.engine.map(_is_as_told, [(work.dir.folder / name, told) for name, told in files.items()])
+    harmed = [name for name, whole in zip(files, found, strict=True) if not whole]
+    if harmed:
+        work.progress.say(f"{len(harmed)} of {len(files)} files not as the manifest tells, first {harmed[0]}: written anew")
+
+
+def _is_as_told(file: tuple[Path, dict[str, Any]]) -> bool:
+    path, told = file
+    try:
+        return told_of(path) == told
+    except OSError:
+        return False
 
 
 def _chosen_uids(work: Work, kept: Rows) -> U64:
@@ -140,15 +226,15 @@ def _uids(view: View) -> U64:
     return view.uids()
 
 
-def _write_samples(work: Work, verdict: Verdict, folder: Path) -> None:
-    """{key}.parquet: a row a sample, in the pool's order."""
+def _write_samples(work: Work, verdict: Verdict, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """{key}.parquet: a row a sample, in the pool's order. Gives the key of each, with size and sha256."""
     names = tuple(name for name, _ in verdict.dropped)
     masks = (rows for _, rows in verdict.dropped)
-    for _ in work.each(_write_shard, work.everything(), folder, verdict.columns, names, *masks):
-        pass
+    told = work.each(_write_shard, work.everything(), folder, verdict.columns, names, *masks)
+    return zip((shard.key for shard in work.pool.shards), told, strict=True)
 
 
-def _write_shard(view: View, folder: Path, columns: dict[str, Column], names: tuple[str, ...], *dropped: Bits) -> None:
+def _write_shard(view: View, folder: Path, columns: dict[str, Column], names: tuple[str, ...], *dropped: Bits) -> dict[str, Any]:
     import pyarrow as pa
 
     status = np.zeros(view.shard.rows, np.int8)  # 0: kept
@@ -157,7 +243,9 @@ def _write_shard(view: View, folder: Path, columns: dict[str, Column], names: tu
     texts = pa.DictionaryArray.from_arrays(status, ["kept", *names]).cast(pa.string())
     arrays = {"uid": _binary(view.uids(), np.ones(view.shard.rows, bool))}
     arrays |= {name: arrow_array(view.values(column)) for name, column in columns.items()}
-    write_parquet(folder / f"{view.shard.key}.parquet", pa.table(arrays | {"status": texts}))
+    path = folder / f"{view.shard.key}.parquet"
+    write_parquet(path, pa.table(arrays | {"status": texts}))
+    return told_of(path)
 
 
 def arrow_array(values: Array) -> Any:
@@ -209,16 +297,14 @@ def describe_pool(pool: Pool) -> dict[str, Any]:
     }
 
 
-def settle_in(folder: WorkDir, pool: Pool, before: dict[str, Any], say: Callable[[str], None]) -> None:
-    """Note whose measurements the folder holds; raises BadInput when they, or its manifest, are another pool's.
+def settle_in(folder: WorkDir, pool: Pool, say: Callable[[str], None]) -> dict[str, Any]:
+    """Note whose measurements the folder holds; raises BadInput when they and its manifest are another pool's.
 
     What an earlier version of the program measured, or of shards that have changed, is dropped, and said.
+    Gives the manifest of the run before, with every subset file that the folder has made.
     """
-    now, then = {"pool": describe_pool(pool), "versions": versions()}, folder.read_origin()
-    for told in (then, before):
-        if told:
-            _check_same_shards(folder.folder, told["pool"], now["pool"])
-            _check_kin(folder.folder, told["pool"], pool)
+    now = {"pool": describe_pool(pool), "versions": versions()}
+    then, before = _of_this_pool(folder, pool, now["pool"], say)
     if then:
         changed = [key for key, fingerprint in now["pool"]["shards"].items() if then["pool"]["shards"][key] != fingerprint]
         if changed:
@@ -227,7 +313,27 @@ def settle_in(folder: WorkDir, pool: Pool, before: dict[str, Any], say: Callable
         elif _measuring(then.get("versions")) != _measuring(now["versions"]):
             say("another version of the program ran here before: measured again")
             folder.forget()
-    folder.write_origin(now)
+    made = sorted({*then.get("made", []), *before.get("made", [])})
+    folder.write_origin(now | {"made": made})
+    return before | {"made": made}
+
+
+def _of_this_pool(folder: WorkDir, pool: Pool, now: dict[str, Any], say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Origin and manifest, each empty where there is none that can be heeded. When one is ours, the other was put there."""
+    told = {path: folder.read(path, say) for path in (folder.origin, folder.manifest)}
+    strange: dict[Path, BadInput] = {}
+    for path in (path for path in told if told[path]):
+        try:
+            _check_same_shards(folder.folder, told[path]["pool"], now)
+            _check_kin(folder.folder, told[path]["pool"], pool)
+        except BadInput as error:
+            strange[path] = error
+    for path, fault in strange.items():
+        if len(strange) == sum(map(bool, told.values())):
+            raise fault
+        say(f"{path} {fault.found}: not heeded, and written anew")
+        told[path] = {}
+    return list(told.values())
 
 
 def _check_same_shards(folder: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
@@ -311,6 +417,7 @@ def manifest(work: Work, result: Outcome, before: dict[str, Any]) -> dict[str, A
         "status": result.status,
         "stages": funnel(work.funnel),
         "bytes_read": work.bytes_read,
+        "save_path": str(result.save_path.resolve()),
         "sha256": result.sha256,
         "made": sorted({*map(str, before.get("made", [])), result.sha256}),
     }

@@ -7,61 +7,119 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from filters import outcome
 from filters.options import RunOptions, check_fields
-from filters.outcome import Outcome, Verdict
-from filters.pool.errors import BadInput, from_os
-from filters.pool.files import sha256, temporary
+from filters.outcome import Look, Outcome, Verdict
+from filters.pool.errors import REFUSED, BadInput, from_os
+from filters.pool.files import sha256
 from filters.pool.pool import Pool
+from filters.work import room
 from filters.work.engine import Engine, one_thread_each
+from filters.work.plan import Plan
+from filters.work.rates import Site, loaded, measured
+from filters.work.status import Watch
 from filters.work.work import Progress, Settings, Work
-from filters.work.workdir import WorkDir
+from filters.work.workdir import WorkDir, beside, clear_beside
 
+LONG = 300.0  # planned seconds from which on a run measures its rates too, for the time left
+
+Foresee = Callable[[Plan, str | None], None]
 Decide = Callable[[Work, str | None], Verdict]
 
 
 def run(
-    decide: Decide,
+    steps: tuple[Foresee, Decide],
     pool: Pool | str | Path,
     places: tuple[Path, Path],
     options: RunOptions,
     progress: Progress,
     told: dict[str, Any],
     overwrite: bool,
-    look: Callable[[Work, Verdict], None] | None,
+    look: Look | None,
 ) -> Outcome:
     """`Recipe.run`, with every default settled.
 
-    decide  the recipe: what becomes of the samples that are within
+    steps   the recipe: what it takes, and what becomes of the samples that are within
     places  save_path, work_dir
     told    what the manifest says of the recipe
     look    called when all is written, while passes are still possible
     """
-    check_fields(options)
+    foresee, decide = steps
     save_path, folder = places
+    check_fields(options)
     _check_target(save_path, folder)
-    pool = _opened(pool, options.features_dir)
-    _check_apart(folder, pool)
+    plan = _planned(foresee, pool, places, options, look)
+    room.check(plan, *places)
+    pool = plan.pool
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_refusals_named(folder))
         held = WorkDir(folder)
         stack.callback(held.close)
-        before = held.read_manifest()
-        outcome.settle_in(held, pool, before, progress.say)
+        clear_beside(save_path, folder)
+        before = outcome.settle_in(held, pool, progress.say)
         _check_replaceable(save_path, before, overwrite)
         stack.enter_context(one_thread_each())
-        engine = stack.enter_context(Engine(options.engine, options.num_workers or _cores()))
-        settings = Settings(options.seed, _device(options.device, options.engine), options.memory_gb, options.allow_invalid)
-        work = Work(pool, held, engine, settings, progress)
+        usual = plan.usual_rates()
+        rates = measured(plan.shares(), _site(plan, folder), 0.0) if plan.seconds(usual) > LONG else usual
+        watch = stack.enter_context(Watch(plan, rates, progress, folder / "status.json"))
+        engine = stack.enter_context(Engine(options.engine, plan.workers))
+        work = Work(pool, held, engine, plan.settings, watch)
         verdict = decide(work, options.within)
         result = outcome.leave(work, verdict, save_path, told | {"options": asdict(options)}, before)
         if look is not None:
-            look(work, verdict)
+            look.carry_out(work, verdict)
+        held.sweep()
         return result
+
+
+def foreseen(foresee: Foresee, pool: Pool | str | Path, places: tuple[Path, Path], options: RunOptions, look: Look | None) -> Plan:
+    """`Recipe.plan`, with every default settled."""
+    check_fields(options)
+    start = loaded()
+    plan = _planned(foresee, pool, places, options, look)
+    try:
+        room.check(plan, *places)
+    except BadInput as short:
+        plan.short = short
+    with one_thread_each():
+        # Where there is no room for the run, there may be none for a trial.
+        plan.rates = measured(plan.shares(), _site(plan, Path(tempfile.gettempdir()) if plan.short else places[1]), start)
+    return plan
+
+
+def _planned(foresee: Foresee, pool: Pool | str | Path, places: tuple[Path, Path], options: RunOptions, look: Look | None) -> Plan:
+    """What the run will take."""
+    pool = _opened(pool, options.features_dir)
+    _check_apart(places[1], pool)
+    workers = options.num_workers or _cores()
+    settings = Settings(options.seed, _device(options.device, options.engine), options.memory_gb, options.allow_invalid)
+    plan = Plan(pool, settings, workers, 1 + workers if options.engine == "processes" else 1)
+    foresee(plan, options.within)
+    if look is not None:
+        look.expect(plan)
+    return plan
+
+
+def _site(plan: Plan, folder: Path) -> Site:
+    spare = room.free_memory() - sum(plan.memory.values())
+    return Site(plan.pool, room.existing(folder), plan.settings.device, plan.workers, spare)
+
+
+@contextlib.contextmanager
+def _refusals_named(folder: Path) -> Iterator[None]:
+    """What the system refuses anywhere, a read of a failing disk for instance, is told in one line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+        raise from_os(error.filename or folder, error) from error
 
 
 def _cores() -> int:
@@ -86,9 +144,9 @@ def _check_target(path: Path, folder: Path) -> None:
             raise BadInput(path, "is a folder", "name a file")
         if os.path.realpath(path) == os.path.realpath(folder):
             raise BadInput(path, "is the work folder as well", "name another --work_dir")
-        probe = temporary(path)
+        probe = beside(path, folder, "try")
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise from_os(path, error) from None
 

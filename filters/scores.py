@@ -7,9 +7,10 @@ import numpy as np
 from filters.maths import uids
 from filters.maths.arrays import Array
 from filters.outcome import is_in
-from filters.pool.columns import NUMBERS, Rows, Stored, read_table
+from filters.pool.columns import NUMBERS, Rows, Stored, read_table, table_rows
 from filters.pool.errors import BadInput
 from filters.pool.subset import stamps
+from filters.work.plan import Plan
 from filters.work.view import View
 from filters.work.work import Work
 from filters.work.workdir import Saved
@@ -35,6 +36,25 @@ def score_column(work: Work, rows: Rows, score: str) -> Stored:
     column = COLUMNS.get(score, score)
     work.pool.check_column(column, NUMBERS)
     return work.column(score_of_pool, rows, column)["score"]
+
+
+def expect_scored(plan: Plan, rows: int, score: str) -> int:
+    """What `scored` takes; gives the rows that a table can list at most."""
+    if not _is_table(score):
+        return rows
+    listed = table_rows(score)
+    with plan.once("scores_by_uid", 24 * listed):
+        plan.note("which samples a table lists is not known before: as many as it has rows are counted on")
+    plan.each(is_in, rows, plan.found(rows, listed))
+    return min(rows, listed)
+
+
+def expect_score(plan: Plan, rows: int, score: str) -> None:
+    """What `score_column` takes."""
+    if _is_table(score):
+        plan.column(score_of_table, rows, plan.found(rows, table_rows(score)), "f4")
+    else:
+        plan.column(score_of_pool, rows, plan.parsed(COLUMNS.get(score, score)), "f4")
 
 
 def _is_table(score: str) -> bool:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 if __name__ == "__main__":
     import importlib
+    import os
     import sys
-    from pathlib import Path
 
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-    sys.exit(importlib.import_module("filters.semdedup").main())
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    importlib.import_module("filters.start").semdedup()
 
 import math
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ from typing import ClassVar
 import numpy as np
 
 from filters.command import Command
-from filters.concepts import assign, train
-from filters.filter import Cut, Filter, Measured
+from filters.concepts import assign, expect_assign, expect_train, train
+from filters.filter import Cut, Filter, Measured, Plan
 from filters.maths import uids
 from filters.maths.arrays import I64, Array
 from filters.maths.pairs import earlier_max
 from filters.options import Layers, option
 from filters.pool.columns import Column, Rows
-from filters.scores import score_column, scored
+from filters.scores import expect_score, expect_scored, score_column, scored
 from filters.work.regroup import Part
 from filters.work.work import Work
 
@@ -88,6 +88,22 @@ class SemDeDup(Filter):
         if self.eps is not None:
             return Cut(by=by, threshold=1 - self.eps, largest=False)
         return Cut(by=by, quota=int(rows.count() * (self.fraction or 0)), largest=False)
+
+    def expect_known(self, plan: Plan, rows: int) -> int:
+        return expect_scored(plan, rows, self.score) if self.prefer == "score" else rows
+
+    def expect(self, plan: Plan, rows: int) -> int:
+        features, carry = plan.pool.features(self.features), {"distance": "f4"}
+        if self.prefer == "score":
+            expect_score(plan, rows, self.score)
+            plan.present(rows)
+            carry["score"] = "f4"
+        k = min(self.clusters or cheapest(rows), rows)
+        expect_train(plan, rows, features, k, self.kmeans_iters, POINTS_PER_CENTROID)
+        expect_assign(plan, rows, features, k)
+        plan.regroup(compare, rows, k, self.prefer, size=SKEW * rows / k, gives=4 + uids.MAYBE.itemsize, carry=carry, features=features)
+        plan.measured(rows, dedup_cluster="i4", dedup_distance="f4", dedup_similarity="f4", dedup_of=uids.MAYBE)
+        return plan.cut(rows, None if self.eps is not None else int(rows * (self.fraction or 0)))
 
 
 def cheapest(n: int) -> int:

@@ -11,6 +11,7 @@ from filters.maths.arrays import I64, Array
 from filters.outcome import Outcome, Verdict
 from filters.pool.columns import TEXTS, Column, Rows
 from filters.pool.errors import printable
+from filters.work.plan import Cost, Plan
 from filters.work.view import View
 from filters.work.work import Work
 
@@ -48,6 +49,19 @@ def concepts(work: Work, verdict: Verdict) -> str:
     captions = spokesmen(work, verdict, np.concatenate([ids for _, ids in told]))
     head = f"{'':>7}{'members':>9}{'quota':>8}{'d_inter':>9}{'d_intra':>9}  caption"
     return "\n\n".join("\n".join([title, head, *_rows(table, ids, captions)]) for title, ids in told if len(ids))
+
+
+def expect_concepts(plan: Plan) -> None:
+    """What `concepts` takes."""
+    if "concept" not in plan.columns:
+        return
+    placed = plan.having["concept"]
+    with plan.stage("table", plan.kept):
+        plan.present(plan.pool.rows)
+        plan.scan(closest, placed, plan.values(placed, 20), 40.0 * 2 * SHOWN * NEAREST * len(plan.pool.shards))
+        spoken_for = min(placed, 2 * SHOWN * NEAREST)
+        texts = all(shard.columns.get("text") in TEXTS for shard in plan.pool.shards)
+        plan.scan(captions_of, spoken_for, plan.parsed("text") if texts else Cost(), 804.0 * spoken_for)
 
 
 def _rows(table: dict[str, Array], ids: I64, captions: dict[int, str]) -> Iterator[str]:

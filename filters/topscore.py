@@ -7,21 +7,21 @@ from __future__ import annotations
 
 if __name__ == "__main__":
     import importlib
+    import os
     import sys
-    from pathlib import Path
 
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-    sys.exit(importlib.import_module("filters.topscore").main())
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    importlib.import_module("filters.start").topscore()
 
 from dataclasses import dataclass
 from typing import ClassVar
 
 from filters.command import Command
-from filters.filter import Cut, Filter, Measured
+from filters.filter import Cut, Filter, Measured, Plan
 from filters.options import Layers, option
 from filters.pool.columns import Rows
 from filters.pool.errors import BadInput
-from filters.scores import score_column, scored
+from filters.scores import expect_score, expect_scored, score_column, scored
 from filters.work.work import Work
 
 
@@ -50,18 +50,24 @@ class TopScore(Filter):
         by = seen.columns["score"]
         if self.threshold is not None:
             return Cut(by=by, threshold=self.threshold)
-        quota = self._quota(work, rows)
-        if self.ties == "all" and self.size is None:
-            # DataComp's threshold is the score at position int(n * f), counted from 0: it stays too.
-            quota += 1
+        quota = self._quota(rows.count())
+        if quota > rows.count() and self.size is not None:
+            raise BadInput("size", f"{quota:,} samples asked for, {rows.count():,} left ({work.left()})", "ask for fewer")
         return Cut(by=by, quota=quota, all_ties=self.ties == "all")
 
-    def _quota(self, work: Work, rows: Rows) -> int:
-        if self.size is None:
-            return int(rows.count() * (self.fraction or 0))
-        if self.size > rows.count():
-            raise BadInput("size", f"{self.size:,} samples asked for, {rows.count():,} left ({work.left()})", "ask for fewer")
-        return self.size
+    def expect_known(self, plan: Plan, rows: int) -> int:
+        return expect_scored(plan, rows, self.score)
+
+    def expect(self, plan: Plan, rows: int) -> int:
+        expect_score(plan, rows, self.score)
+        plan.measured(rows, score="f4")
+        return plan.cut(rows, None if self.threshold is not None else self._quota(rows))
+
+    def _quota(self, rows: int) -> int:
+        if self.size is not None:
+            return self.size
+        # DataComp's threshold is the score at position int(n * f), counted from 0: it stays too.
+        return int(rows * (self.fraction or 0)) + (self.ties == "all")
 
 
 def recipe(layers: Layers) -> Filter:

@@ -166,7 +166,9 @@ def test_a_manifest_repeats_its_run_to_the_same_bytes(tiny_pool: Path, tmp_path:
 def test_a_failed_run_leaves_the_last_good_one_as_it_was(tiny_pool: Path, tmp_path: Path) -> None:
     place = ["--metadata_dir", tiny_pool, "--save_path", tmp_path / "o.npy", "--concepts", 5, "--quiet"]
     assert run(*place) == 0
-    left = {path: path.read_bytes() for path in (tmp_path / "o.work").rglob("*") if path.is_file() and path.name != "lock"}
+    left = {
+        path: path.read_bytes() for path in (tmp_path / "o.work").rglob("*") if path.is_file() and path.name not in ("lock", "status.json")
+    }
     (tmp_path / "beside").mkdir()
     for path in tiny_pool.glob("*.npz"):
         (tmp_path / "beside" / path.name).write_bytes(path.read_bytes())
@@ -180,7 +182,7 @@ def test_another_recipe_in_a_work_folder_takes_away_what_it_did_not_make(tiny_po
     assert run(*place, tmp_path / "a.npy", "--concepts", 5) == 0
     assert (tmp_path / "w" / "concepts.parquet").exists()
     assert run(*place, tmp_path / "b.npy", "--fraction", 0.5, command=topscore) == 0
-    assert sorted(path.name for path in (tmp_path / "w").iterdir()) == ["lock", "manifest.json", "samples", "stages"]
+    assert sorted(path.name for path in (tmp_path / "w").iterdir()) == ["lock", "manifest.json", "samples", "stages", "status.json"]
 
 
 def test_a_reader_that_has_seen_enough_of_the_table_costs_nothing(tiny_pool: Path, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from filters.pool.errors import BadInput
 from filters.pool.pool import Pool
 from filters.semdedup import SemDeDup
 from filters.topscore import TopScore
+from filters.work import rates
 from filters.work.engine import Engine
 from filters.work.work import Settings, Work
 from filters.work.workdir import WorkDir
@@ -268,7 +269,14 @@ def test_each_stage_measures_what_the_cpu_does_from_the_same_centroids(finished:
     np.testing.assert_allclose(told["dedup_similarity"][order], expected_similarity, atol=CLOSE)
 
 
-# Memory, refusals, the measuring program
+# Forecasts, memory, refusals, the measuring program
+
+
+@everywhere
+def test_a_forecast_tries_the_devices_own_searches(device: str, tiny_pool: Path, tmp_path: Path) -> None:
+    site = rates.Site(Pool.open(tiny_pool), tmp_path, device, 1, 1e9)
+    assert rates.assigning(site, 16, 40)() == split.Split.size
+    assert rates.finding_near(site, 16)() == split.SplitCells.size
 
 
 def most_bytes(k: int, width: int) -> int:

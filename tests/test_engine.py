@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -15,7 +17,7 @@ from filters.filter import Cut, Filter, Measured
 from filters.maths.arrays import Array
 from filters.options import RunOptions, option
 from filters.pool.columns import Rows
-from filters.work.engine import TRIES, WorkerDied
+from filters.work.engine import TRIES, Engine, WorkerDied
 from filters.work.view import View
 from filters.work.work import Work
 
@@ -60,3 +62,23 @@ def test_a_shard_at_which_workers_die_again_and_again_is_named(tiny_pool: Path, 
     assert not (tmp_path / "o.npy").exists()
     result = Deadly(str(tmp_path / "deaths"), 0).run(tiny_pool, tmp_path / "o.npy")
     assert result.status["kept"] == 140
+
+
+def large(job: tuple[int, str]) -> bytes:
+    """More than a pipe holds; the third, the first time, is killed while half of it is sent."""
+    number, mark = job
+    if number == 2 and not Path(mark).exists():
+        Path(mark).touch()
+        threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+    return bytes([number]) * 5_000_000
+
+
+def test_a_worker_killed_in_the_middle_of_its_answer_is_replaced(tmp_path: Path) -> None:
+    jobs = [(number, str(tmp_path / "killed")) for number in range(4)]
+    with Engine("processes", 2) as engine:
+        answers = []
+        for answer in engine.map(large, jobs):
+            answers.append(answer)
+            time.sleep(1.5)  # meanwhile nobody reads
+    assert answers == [bytes([number]) * 5_000_000 for number in range(4)]
+    assert (tmp_path / "killed").exists()

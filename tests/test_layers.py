@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1] / "filters"
 FILES = sorted(ROOT.rglob("*.py"))
 ROOMS_BELOW = {"maths": set(), "pool": {"maths"}, "work": {"maths", "pool"}}
 FLOORS = [
+    ["start"],
     ["options", "outcome"],
     ["run"],
     ["filter"],

@@ -5,6 +5,14 @@ python -m tools.readme
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    import importlib
+    import os
+    import sys
+
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    importlib.import_module("filters.start").begin("tools.readme")
+
 import re
 from pathlib import Path
 
@@ -39,5 +47,5 @@ def renewed(text: str) -> str:
     return MARK.sub(lambda found: f"{found[1]}\n{options()}\n\n{found[2]}", text)
 
 
-if __name__ == "__main__":
+def main() -> None:
     README.write_text(renewed(README.read_text()))

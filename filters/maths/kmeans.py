@@ -48,13 +48,16 @@ def train(points: Array, k: int, iterations: int, workers: int = 1, device: str 
         raise ValueError(f"k-means needs k >= 1 and at least one point, got k = {k} and {len(points)} points")
     state = _State(np.full(len(points), -1, np.int64), np.empty(len(points), np.float32), np.zeros((k, points.shape[1])))
     centroids, held = _unit(points[_start(points, k)]), resident(points, device)
-    with ThreadPoolExecutor(workers) as threads:
+    threads = ThreadPoolExecutor(workers)
+    try:
         for _ in range(iterations):
             if not _assign(points, held, search(centroids, levels(centroids, workers, device), device), state, threads):
                 break
             centroids = _moved(_without_empty(points, state), centroids)
             if watch is not None:
                 watch(len(points))
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)  # an interruption does not wait for chunks under way
     return centroids
 
 

@@ -191,7 +191,7 @@ def read_uids(shard: Shard, pulse: Callable[[int], None]) -> U64:
     parts, row = [np.empty((0, 2), np.uint64)], 0
     for batch in parquet_batches(shard, "uid", pulse):
         try:
-            parts.append(_uids_of(batch))
+            parts.append(uids_of(batch))
         except uids.BadUid as bad:
             what = f"row {row + bad.row:,}: {bad.said}"
             raise BadInput(shard.parquet, what, "download it again") from None
@@ -199,7 +199,7 @@ def read_uids(shard: Shard, pulse: Callable[[int], None]) -> U64:
     return np.concatenate(parts)
 
 
-def _uids_of(batch: pa.Array) -> U64:
+def uids_of(batch: pa.Array) -> U64:
     if batch.null_count:
         raise uids.BadUid(int(np.flatnonzero(batch.is_null().to_numpy(zero_copy_only=False))[0]), None)
     return uids.parse(*text_buffers(batch))
@@ -218,11 +218,11 @@ def text_buffers(chunk: pa.Array) -> tuple[memoryview, I64]:
 def read_numbers(shard: Shard, name: str, pulse: Callable[[int], None]) -> Array:
     """(n,) in the column's own float type, whole numbers as float64; NaN where it is null or not finite."""
     kind = FLOATS.get(shard.column_type(name), np.dtype(np.float64))
-    parts = [_numbers_of(batch, kind) for batch in parquet_batches(shard, name, pulse)]
+    parts = [numbers_of(batch, kind) for batch in parquet_batches(shard, name, pulse)]
     return np.concatenate([np.empty(0, kind), *parts])
 
 
-def _numbers_of(batch: pa.Array, kind: np.dtype[Any]) -> Array:
+def numbers_of(batch: pa.Array, kind: np.dtype[Any]) -> Array:
     numbers: Array = batch.to_numpy(zero_copy_only=False).astype(kind)
     numbers[~np.isfinite(numbers)] = np.nan
     return numbers
@@ -263,6 +263,19 @@ def read_table(path: str) -> tuple[U64, Array]:
     return _once_each(path, known, np.concatenate([np.empty(0), *(part[1] for part in parts)]))
 
 
+def table_rows(path: str) -> int:
+    """Rows of a user's scores, as the footer says."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except OSError as error:
+        raise (unreadable if error.errno is None else from_os)(path, error) from None
+    except (pa.ArrowException, ValueError) as error:
+        raise unreadable(path, error) from None
+
+
 def _check_table(path: str, schema: pa.Schema) -> None:
     for name, kinds in (("uid", TEXTS), ("score", NUMBERS)):
         kind = str(schema.field(name).type) if schema.names.count(name) == 1 else f"there {schema.names.count(name)} times"
@@ -273,7 +286,7 @@ def _check_table(path: str, schema: pa.Schema) -> None:
 def _table_part(path: str, begin: int, batch: pa.RecordBatch) -> tuple[U64, Array]:
     batch.validate(full=True)
     try:
-        return _uids_of(batch.column("uid")), _numbers_of(batch.column("score"), np.dtype(np.float64))
+        return uids_of(batch.column("uid")), numbers_of(batch.column("score"), np.dtype(np.float64))
     except uids.BadUid as bad:
         what = f"row {begin + bad.row:,}: {bad.said}"
         raise BadInput(path, what, "mend the table") from None

@@ -33,6 +33,7 @@ def shortened(text: object, width: int = 60) -> str:
 
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS}
+REFUSED = NO_SPACE | NO_ACCESS | {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}  # never a fault of ours
 
 
 def from_os(where: object, error: OSError) -> BadInput:

@@ -83,6 +83,11 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def told_of(path: Path) -> dict[str, Any]:
+    """Size and sha256 of a file, as records tell them."""
+    return {"size": path.stat().st_size, "sha256": sha256(path)}
+
+
 def write_npy(file: IO[bytes], values: Array) -> None:
     """Like np.save, but a full disk is told by its errno."""
     values = np.ascontiguousarray(values)

@@ -78,6 +78,16 @@ def held(path: Path, run: Map = map) -> U64:
     return _unique(np.concatenate(list(run(_held_in, files))))
 
 
+def held_at_most(path: Path, most: int) -> int:
+    """How many uids a user can hold, as far as headers tell."""
+    if path.is_dir():
+        return most
+    try:
+        return min(most, path.stat().st_size // uids.SUBSET.itemsize)
+    except OSError as error:
+        raise from_os(path, error) from None
+
+
 def held_files(folder: Path) -> list[Path]:
     """A file a shard, the parquet before the tar; where there are tars, a parquet without one says nothing is held."""
     tars = {path.stem for path in folder.glob("*.tar")}

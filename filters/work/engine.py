@@ -5,17 +5,19 @@ Each worker computes on one thread: numpy, BLAS and OpenMP pools of their own wo
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
-import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from typing import Any, Protocol, TypeVar
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -48,14 +50,20 @@ class Stop:
             raise Stopped
 
 
+class Promise(Protocol):
+    """A job that was sent."""
+
+    def result(self) -> Any: ...
+    def cancel(self) -> object: ...
+
+
 class Engine:
-    """A pool of workers; `with` closes it."""
+    """Some workers; `with` sends them home."""
 
     def __init__(self, kind: str, workers: int) -> None:
         self.kind, self.workers = kind, workers
         self.stop = Stop()
-        self._others = {child.pid for child in multiprocessing.active_children()}
-        self._executor = _threads(workers) if kind == "threads" else _processes(workers)
+        self._team: Threads | Processes = Threads(workers) if kind == "threads" else Processes(workers)
 
     def __enter__(self) -> Engine:
         return self
@@ -63,63 +71,199 @@ class Engine:
     def __exit__(self, kind: type[BaseException] | None, *failure: object) -> None:
         """Stop what still runs. After an interruption nothing is waited for: what is half done is found and redone."""
         self.stop.set()
-        interrupted = kind is not None and not issubclass(kind, Exception)
-        if interrupted:
-            self._kill()
-        self._executor.shutdown(wait=not interrupted or self.kind == "processes", cancel_futures=True)
-
-    def _kill(self) -> None:
-        """End the worker processes at once."""
-        for child in multiprocessing.active_children():
-            if child.pid not in self._others:
-                child.kill()
+        self._team.close(interrupted=kind is not None and not issubclass(kind, Exception))
 
     def map(self, function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
         """function(job) of each job, in order; no more jobs are in flight than keep the workers busy.
 
         raises  WorkerDied for a job that TRIES worker processes did not survive
         """
-        flight: deque[tuple[Job, Future[Result]]] = deque()
+        flight: deque[Promise] = deque()
         try:
             for job in jobs:
-                flight.append((job, self._send(function, job)))
+                flight.append(self._team.send(function, job))
                 if len(flight) >= 2 * self.workers:
-                    yield self._first(function, flight)
+                    yield flight.popleft().result()
             while flight:
-                yield self._first(function, flight)
+                yield flight.popleft().result()
         finally:
-            for _, future in flight:
-                future.cancel()
+            for promise in flight:
+                promise.cancel()
 
-    def _send(self, function: Callable[[Job], Result], job: Job) -> Future[Result]:
-        with _interrupts_blocked():
-            try:
-                return self._executor.submit(function, job)
-            except BrokenProcessPool:
-                self._executor = _processes(self.workers)
-                return self._executor.submit(function, job)
 
-    def _first(self, function: Callable[[Job], Result], flight: deque[tuple[Job, Future[Result]]]) -> Result:
-        """The result of the job sent first. A worker that dies takes all jobs in flight along: each is sent again when it is first,
-        alone, so that the one that kills its worker is found out."""
-        job, future = flight.popleft()
-        for _ in range(TRIES):
+class Threads:
+    """Workers that are threads of this process."""
+
+    def __init__(self, workers: int) -> None:
+        self._executor = ThreadPoolExecutor(workers, thread_name_prefix="densprune")
+
+    def send(self, function: Callable[[Any], Any], job: Any) -> Promise:
+        return self._executor.submit(function, job)
+
+    def close(self, interrupted: bool) -> None:
+        self._executor.shutdown(wait=not interrupted, cancel_futures=True)
+
+
+class Processes:
+    """Workers that are spawned processes, each at the end of a pipe of its own.
+
+    A worker may be killed at any moment, also in the middle of an answer: its pipe then ends, and nobody else's. (A pool of
+    `concurrent.futures` shares one pipe, and waits for the rest of the answer for ever.) A worker gets a job when it waits for one,
+    so neither side ever waits to write. A job whose worker died is done again alone: then the one that needs the memory has it.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._limit = workers
+        self._workers: list[Worker] = []
+        self._waiting: deque[Sent] = deque()
+        self._again: deque[Sent] = deque()
+
+    def send(self, function: Callable[[Any], Any], job: Any) -> Promise:
+        sent = Sent(self, function, job)
+        self._waiting.append(sent)
+        self._hand_out()
+        return sent
+
+    def drop(self, sent: Sent) -> None:
+        """Not to be begun any more."""
+        for line in (self._waiting, self._again):
+            if sent in line:
+                line.remove(sent)
+
+    def step(self) -> None:
+        """Wait for an answer, or a death."""
+        busy = {worker.pipe: worker for worker in self._workers if worker.at}
+        for pipe in wait(list(busy)):
+            self._heed(busy[pipe])  # type: ignore[index] # what is waited for comes back
+        self._hand_out()
+
+    def _heed(self, worker: Worker) -> None:
+        sent, worker.at = worker.at, None
+        assert sent is not None, "only busy workers are listened to"
+        try:
+            sent.answer = worker.pipe.recv()
+        except (EOFError, OSError):
+            self._lost(worker, sent)
+
+    def _lost(self, worker: Worker, sent: Sent) -> None:
+        self._workers.remove(worker)
+        worker.kill()
+        sent.deaths += 1
+        if sent.deaths < TRIES:
+            self._again.append(sent)
+        else:
+            what = f"{sent.job}: {TRIES} worker processes died at it, for want of memory perhaps; try fewer --num_workers"
+            sent.answer = (False, WorkerDied(what))
+
+    def _hand_out(self) -> None:
+        while (line := self._next_line()) and (worker := self._free()):
+            sent = worker.at = line.popleft()
             try:
-                return future.result()
-            except BrokenProcessPool:
-                future = self._send(function, job)
-        future.cancel()
-        raise WorkerDied(f"{job}: {TRIES} worker processes died at it, for want of memory perhaps; try fewer --num_workers")
+                worker.pipe.send((sent.function, sent.job))
+            except OSError:
+                worker.at = None
+                self._lost(worker, sent)
+
+    def _next_line(self) -> deque[Sent] | None:
+        """From where the next job is taken, if one may begin now."""
+        busy = [worker.at for worker in self._workers if worker.at]
+        if self._again or any(sent.deaths for sent in busy):
+            return None if busy else self._again
+        return self._waiting or None
+
+    def _free(self) -> Worker | None:
+        for worker in self._workers:
+            if worker.at is None:
+                return worker
+        if len(self._workers) == self._limit:
+            return None
+        with _undisturbed():
+            self._workers.append(Worker())
+        return self._workers[-1]
+
+    def close(self, interrupted: bool) -> None:
+        for worker in self._workers:
+            worker.kill() if interrupted else worker.pipe.close()
+        for worker in self._workers:
+            worker.process.join()
+
+
+class Sent:
+    """A job, and what came of it."""
+
+    def __init__(self, team: Processes, function: Callable[[Any], Any], job: Any) -> None:
+        self._team, self.function, self.job = team, function, job
+        self.deaths = 0
+        self.answer: tuple[bool, Any] | None = None  # whether it went well; the result, or the error
+
+    def result(self) -> Any:
+        while self.answer is None:
+            self._team.step()
+        well, value = self.answer
+        if not well:
+            raise value
+        return value
+
+    def cancel(self) -> None:
+        self._team.drop(self)
+
+
+class Worker:
+    """A process that answers jobs."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, its = context.Pipe()
+        self.at: Sent | None = None
+        self.process = context.Process(target=_answer, args=(its,), daemon=True)
+        self.process.start()
+        its.close()  # or its death would not end the pipe
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.pipe.close()
+        self.process.join()
+
+
+def _answer(pipe: Connection) -> None:
+    """What a worker process does: until its pipe ends, or the process that began it."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    torch.set_num_threads(1)
+    threadpool_limits(limits=1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        while True:
+            function, job = pipe.recv()
+            pipe.send(_answered(function, job))
+
+
+def _answered(function: Callable[[Any], Any], job: Any) -> tuple[bool, Any]:
+    try:
+        return True, function(job)
+    except Exception as error:  # noqa: BLE001 - it is raised again where the answer is asked for
+        error.add_note(traceback.format_exc())
+        return False, error
 
 
 @contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Worker processes begin here, and inherit this: Ctrl-C reaches the whole group, but the parent alone decides."""
+def _undisturbed() -> Iterator[None]:
+    """Worker processes begin here. They inherit that SIGINT is blocked: Ctrl-C reaches the whole group, but the parent alone decides.
+    One that has half begun would be lost to us: a signal that arrives meanwhile is heeded when it has."""
+    resource_tracker.ensure_running()  # the first to begin by itself, and it would unblock
+    came: list[int] = []
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    alone = threading.current_thread() is not threading.main_thread()  # only the main thread hears signals
+    handlers = {} if alone else {number: signal.signal(number, lambda n, _: came.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for late in came[:1]:
+            signal.raise_signal(late)
 
 
 @contextmanager
@@ -137,26 +281,9 @@ def one_thread_each() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _threads(workers: int) -> Executor:
-    return ThreadPoolExecutor(workers, thread_name_prefix="densprune")
-
-
-def _processes(workers: int) -> Executor:
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_process, initargs=(os.getpid(),))
-
-
-def _begin_process(parent: int) -> None:
-    import torch
-    from threadpoolctl import threadpool_limits
-
-    torch.set_num_threads(1)
-    threadpool_limits(limits=1)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    """A killed parent cannot tell its workers to stop."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
+def _end_with_parent() -> None:
+    """A parent that was killed cannot tell its workers to stop; one that outlived it would write into the next run's folder."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a worker process was begun by another"
+    parent.join()
     os._exit(1)

@@ -27,6 +27,8 @@ from filters.work.workdir import Saved, Unit, key_of
 if TYPE_CHECKING:
     from filters.work.work import Work
 
+PARTS = 4  # a worker, at least
+FEW = 8192  # rows that are not worth another part
 VALUE = "value "  # before the names of columns that come along, among the fields of a record
 
 
@@ -100,8 +102,8 @@ def carry_out(work: Work, folder: Path, wish: Wish) -> None:
     """Leave a column of each array that the task returns in `folder`."""
     dtype = record_type(wish.carry, work.pool.shards[0].key, wish.features)
     sizes = work.counts(wish.rows, wish.by, wish.groups)
-    limit = work.settings.memory_gb * 1e9 / (2 * work.engine.workers)  # a part, and what its task makes of it
-    edges = bundles(sizes, max(1, int(limit / dtype.itemsize)))
+    limit = room_of_part(work.settings.memory_gb, work.engine.workers)
+    edges = bundles(sizes, part_rows(int(sizes.sum()), dtype.itemsize, limit, work.engine.workers))
     parts = folder / f"parts-{key_of(edges)[:16]}"  # other memory or workers give other parts
     _check_space(work, int(sizes.sum()) * dtype.itemsize, parts)
     with work.inside(parts):
@@ -111,8 +113,12 @@ def carry_out(work: Work, folder: Path, wish: Wish) -> None:
         counts = np.stack([np.array(Unit(files, shard.key).load("counts")) for shard in work.pool.shards])  # (shards, parts)
         _solve_all(work, wish, files, counts, dtype, Room(parts, limit))
         work.record(folder, collect, wish.rows, (wish.by, edges, _starts(parts, counts), parts), column=True)
-    for other in folder.glob("parts-*"):  # of a run with other memory or workers that was interrupted
-        shutil.rmtree(other)
+
+
+def clear_up(folder: Path) -> None:
+    """Remove the sorted rows that runs which were stopped have left: of other memory or workers, or already collected."""
+    for parts in folder.glob("parts-*"):
+        shutil.rmtree(parts, ignore_errors=True)
 
 
 def record_type(carry: dict[str, Column], shard: str, features: Features | None) -> np.dtype[Any]:
@@ -120,6 +126,19 @@ def record_type(carry: dict[str, Column], shard: str, features: Features | None)
     kept = [(VALUE + name, column.read(shard).dtype) for name, column in carry.items()]
     row = [("row", features.dtype, (features.width,))] if features else []
     return np.dtype([("uid", "<u8", (2,)), *kept, ("group", "<i4"), *row])
+
+
+def room_of_part(memory_gb: float, workers: int) -> float:
+    """Bytes that a part may take: each worker holds one part, and its rows once more in another order."""
+    return memory_gb * 1e9 / (2 * workers)
+
+
+def part_rows(rows: int, size: int, limit: float, workers: int) -> int:
+    """Rows that a part of at most `limit` bytes may have, a row being of this size.
+
+    A few parts a worker, where rows are many enough to be worth it: the last one to be done keeps the others waiting.
+    """
+    return max(1, min(int(limit / size), max(FEW, rows // (PARTS * workers))))
 
 
 def bundles(sizes: I64, limit: int) -> I64:

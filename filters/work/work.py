@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -28,25 +28,32 @@ from filters.work.engine import Engine
 from filters.work.view import Bits, Done, Job, Task, View, of_shard, run
 from filters.work.workdir import Saved, Unit, WorkDir, foreign_key, key_of, source_key
 
+if TYPE_CHECKING:
+    from filters.work.status import Status
+
 INVALID_SHARE = 0.01
 
 
 class Progress(Protocol):
     """Whoever shows how far a run is."""
 
+    def stage(self, name: str) -> None: ...  # the passes that follow belong to it
     def begin(self, name: str, samples: int) -> None: ...
-    def advance(self, samples: int) -> None: ...
+    def advance(self, samples: int, size: int = 0) -> None: ...  # samples done, bytes of the pool read for them
     def end(self) -> None: ...
     def say(self, line: str) -> None: ...
+    def show(self, status: Status) -> None: ...  # how far the whole run is; now and then, from any thread
 
 
 class Silent:
     """Shows nothing."""
 
+    def stage(self, name: str) -> None: ...
     def begin(self, name: str, samples: int) -> None: ...
-    def advance(self, samples: int) -> None: ...
+    def advance(self, samples: int, size: int = 0) -> None: ...
     def end(self) -> None: ...
     def say(self, line: str) -> None: ...
+    def show(self, status: Status) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -89,10 +96,11 @@ class Work:
 
     def __post_init__(self) -> None:
         self._stages = self.dir.stages
-        self._label = ""
+        self._label, self._inner = "", ""
         self._invalid = self.none()
         self._uids: Stored | None = None
         self.pool.check_column("uid", TEXTS)
+        self.progress.stage("pool")
         self._uids = self.column(parse_uids, self.everything())["uid"]
 
     # -- rows
@@ -147,6 +155,7 @@ class Work:
         folder = self.folder(task, "regroup", rows, (by, groups, *carry, *carry.values(), features, *arguments))
         if self._todo(folder):
             regroup.carry_out(self, folder, regroup.Wish(task, arguments, rows, by, groups, carry, features))
+        regroup.clear_up(folder)
         return self._columns(folder)
 
     def once(self, function: Callable[..., dict[str, Array]], *arguments: Any) -> dict[str, Saved]:
@@ -154,8 +163,8 @@ class Work:
         key = self._key(function, "once", arguments)
         folder = self._stages / f"{function.__name__}-{key[:16]}"
         unit = Unit(folder, "once")
-        if not unit.whole():
-            with self.inside(folder / "inside"):
+        with self.inside(folder / "inside", f"{function.__name__}: "):
+            if not self._whole([unit])[0]:
                 unit.save(function(self, *arguments))
         return {name: Saved(unit.path(name), f"{key} {name}") for name in unit.names()}
 
@@ -171,7 +180,7 @@ class Work:
 
     def select(self, task: Task, rows: Rows, *arguments: Any) -> Rows:
         """The rows of which task(view, *arguments), (m,) bool, is true."""
-        return Rows.of(self.each(_selected, rows, task, *arguments))
+        return Rows.of(done.result for done in self._run(_selected, rows, (task, *arguments), {}, False, task.__name__))
 
     def present(self, rows: Rows, *columns: Column) -> Rows:
         """The rows that have a value in every column."""
@@ -194,6 +203,7 @@ class Work:
         stage, began, before, label = Stage(name, rows.count()), time.monotonic(), self.bytes_read, self._label
         self.funnel.append(stage)
         self._label = name
+        self.progress.stage(name)
         try:
             yield stage
         finally:
@@ -233,20 +243,26 @@ class Work:
         return self._stages / f"{task.__name__}-{self._key(task, verb, (rows, *arguments))[:16]}"
 
     @contextmanager
-    def inside(self, folder: Path) -> Iterator[None]:
-        """What passes of the block record lies here, and goes when the block ends well."""
-        outer, self._stages = self._stages, folder
+    def inside(self, folder: Path, called: str = "") -> Iterator[None]:
+        """What passes of the block record lies here, and goes when the block ends well; so does what a run that was stopped left.
+
+        They are shown as `called`.
+        """
+        outer, inner = self._stages, self._inner
+        self._stages, self._inner = folder, inner + called
         try:
             yield
         finally:
-            self._stages = outer
+            self._stages, self._inner = outer, inner
         shutil.rmtree(folder, ignore_errors=True)
 
     def _view(self, shard: Shard, rows: Rows, unit: Unit | None) -> View:
         live = Bits(rows.bits[shard.index], rows.lengths[shard.index])
         return View(shard, live, self._uids, self.dir.stages / "checked", self.settings.device, self.engine.stop, unit)
 
-    def _run(self, task: Task, rows: Rows, arguments: tuple[Any, ...], units: dict[int, Unit], column: bool) -> Iterator[Done]:
+    def _run(
+        self, task: Task, rows: Rows, arguments: tuple[Any, ...], units: dict[int, Unit], column: bool, name: str = ""
+    ) -> Iterator[Done]:
         """The task on each shard, or on those that have a unit to fill."""
         shards = [shard for shard in self.pool.shards if not units or shard.index in units]
         jobs = (
@@ -259,12 +275,12 @@ class Work:
             for shard in shards
         )
         total = int(rows.counts()[[shard.index for shard in shards]].sum())
-        yield from self.watched(task.__name__, self.engine.map(run, jobs), total)
+        yield from self.watched(name or task.__name__, self.engine.map(run, jobs), total)
 
     @contextmanager
-    def shown(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Show how far something is: gives what to call with the samples done."""
-        self.progress.begin(f"{self._label} {name.strip('_').replace('_', ' ')}".strip(), total)
+    def shown(self, name: str, total: int) -> Iterator[Callable[..., None]]:
+        """Show how far something is: gives what to call with the samples done, and the bytes read for them."""
+        self.progress.begin(self._inner + spoken(name), total)
         try:
             yield self.progress.advance
         finally:
@@ -275,13 +291,23 @@ class Work:
         with self.shown(name, total) as advance:
             for one in done:
                 self.bytes_read += one.bytes_read
-                advance(one.rows)
+                advance(one.rows, one.bytes_read)
                 yield one
 
     def _todo(self, folder: Path) -> dict[int, Unit]:
         """The units of a pass that are not there, or not whole, by shard."""
         units = [Unit(folder, shard.key) for shard in self.pool.shards]
-        return {at: unit for at, (unit, whole) in enumerate(zip(units, self.engine.map(is_whole, units), strict=True)) if not whole}
+        return {at: unit for at, (unit, whole) in enumerate(zip(units, self._whole(units), strict=True)) if not whole}
+
+    def _whole(self, units: list[Unit]) -> list[bool]:
+        """Of each unit whether it is whole; says which were harmed since they were done."""
+        found = list(self.engine.map(is_whole, units))
+        harmed = [unit for unit, whole in zip(units, found, strict=True) if not whole and unit.recorded()]
+        for unit in harmed:
+            unit.forget()
+        if harmed:
+            self.progress.say(f"{len(harmed)} of {len(units)} results not as recorded, first {harmed[0]}: done again")
+        return found
 
     def record(self, folder: Path, task: Task, rows: Rows, arguments: tuple[Any, ...], column: bool) -> None:
         """Fill the units of a pass that are missing."""
@@ -292,6 +318,11 @@ class Work:
     def _columns(self, folder: Path) -> dict[str, Stored]:
         names = Unit(folder, self.pool.shards[0].key).names()
         return {name: Stored(name, folder, f"{folder.name} {name}") for name in names}
+
+
+def spoken(task: str) -> str:
+    """The name of a task's pass."""
+    return task.strip("_").replace("_", " ")
 
 
 def is_whole(unit: Unit) -> bool:

@@ -1,7 +1,8 @@
 """What a run keeps on disk, so that nothing is measured twice and nothing half-written is believed.
 
 A unit of work is a few files with one done-record, which names each with its size and sha256. It is written last, after the
-data was synced and renamed; a unit whose record is missing or disagrees with the files is done again.
+data was synced and renamed; a unit whose record is missing or disagrees with the files is done again. Records, the origin and
+the manifest carry a digest of what they say: one that was edited, or belongs to another unit, is none.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ import numpy as np
 from filters.maths.arrays import Array
 from filters.pool.columns import Hashed, Rows, Stored
 from filters.pool.errors import BadInput, from_os
-from filters.pool.files import TEMPORARY, move, read_npy, replacing, sha256, sync_folder, temporary, write_npy, writing
+from filters.pool.files import TEMPORARY, move, read_npy, replacing, sha256, sync_folder, temporary, told_of, write_npy, writing
+
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)  # of a file that says nothing
 
 
 def key_of(*parts: Any) -> str:
@@ -97,21 +100,32 @@ class Unit:
     def whole(self) -> bool:
         """Whether the unit is done and its files are those that were recorded."""
         try:
-            return all(self._matches(field, told) for field, told in self._files().items())
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return all(told_of(self.path(field)) == told for field, told in self._files().items())
+        except UNREADABLE:
             return False  # no record, or one that says nothing: the unit is done again
 
+    def recorded(self) -> bool:
+        """Whether there is a record, true or not: of a unit that is not whole, that it was once."""
+        return self._record.exists()
+
+    def forget(self) -> None:
+        """It is no more than a unit that was never done."""
+        self._record.unlink(missing_ok=True)
+
     def _files(self) -> dict[str, Any]:
-        files: dict[str, Any] = json.loads(self._record.read_text())["files"]
+        told = unsealed(self._record)
+        if told["unit"] != str(self):
+            raise ValueError(f"{self._record} is of {told['unit']}")
+        files: dict[str, Any] = told["files"]
         return files
+
+    def __str__(self) -> str:
+        """Its name among all units, wherever the work folder lies."""
+        return f"{self.folder.parent.name}/{self.folder.name}/{self.name}"
 
     def names(self) -> list[str]:
         """Names of the arrays of a unit that is done."""
         return list(self._files())
-
-    def _matches(self, field: str, told: dict[str, Any]) -> bool:
-        path = self.path(field)
-        return (path.stat().st_size, sha256(path)) == (told["size"], told["sha256"])
 
     def load(self, field: str) -> Array:
         values: Array = read_npy(self.path(field))
@@ -127,25 +141,30 @@ class Unit:
 
     def seal(self, fields: list[str]) -> None:
         """Rename the temporary files, which are synced already, and write the record."""
-        told = {field: {"size": (at := self.temporary(field)).stat().st_size, "sha256": sha256(at)} for field in fields}
+        told = {field: told_of(self.temporary(field)) for field in fields}
         for field in fields:
             move(self.temporary(field), self.path(field))
-        write_text(self._record, json.dumps({"files": told}))
+        write_sealed(self._record, {"unit": str(self), "files": told})
 
 
-def write_text(path: Path, text: str) -> None:
+def digest_of(told: Mapping[str, Any]) -> str:
+    """sha256 of everything but the digest, as JSON with sorted keys."""
+    rest = {name: value for name, value in told.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def write_sealed(path: Path, told: dict[str, Any], indent: int | None = None) -> None:
+    """A JSON file that carries a digest of what it says."""
     with replacing(path) as file:
-        file.write(text.encode())
+        file.write(json.dumps(told | {"digest": digest_of(told)}, indent=indent).encode() + b"\n")
 
 
-def _read_told(path: Path) -> dict[str, Any]:
-    """A file that says of which pool it tells; empty when it is none of ours."""
-    try:
-        told = json.loads(path.read_text())
-        ours = isinstance(told["pool"]["location"], str) and isinstance(told["pool"]["shards"], dict)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return {}
-    return told if ours else {}
+def unsealed(path: Path) -> dict[str, Any]:
+    """What such a file says; raises one of UNREADABLE when it is not as it was written."""
+    told: dict[str, Any] = json.loads(path.read_text())
+    if told["digest"] != digest_of(told):
+        raise ValueError(f"{path} was edited")
+    return told
 
 
 class WorkDir:
@@ -158,7 +177,7 @@ class WorkDir:
             self._lock = (folder / "lock").open("a+")
             try:
                 self._hold()
-                self._sweep()
+                self.sweep()
             except BaseException:
                 self._lock.close()
                 raise
@@ -177,8 +196,8 @@ class WorkDir:
         self._lock.write(f"process {os.getpid()}")
         self._lock.flush()
 
-    def _sweep(self) -> None:
-        """Remove what runs that were stopped had not finished writing."""
+    def sweep(self) -> None:
+        """Remove what runs that were stopped, or workers that were killed, had not finished writing."""
         shutil.rmtree(self._leaving, ignore_errors=True)
         for path in itertools.chain(self.folder.glob("*"), self.stages.rglob("*")):
             if TEMPORARY.fullmatch(path.name) and path.is_file():
@@ -187,26 +206,29 @@ class WorkDir:
     def close(self) -> None:
         self._lock.close()
 
-    def read_manifest(self) -> dict[str, Any]:
-        """What the last finished run left; empty when there is none, or it is not one of ours."""
-        told = _read_told(self.folder / "manifest.json")
-        return told if isinstance(told.get("made"), list) else {}
-
-    def read_origin(self) -> dict[str, Any]:
-        """Whose measurements lie in stages/; empty when there are none."""
-        return _read_told(self._origin)
+    def read(self, path: Path, say: Callable[[str], None]) -> dict[str, Any]:
+        """What `manifest` or `origin` says; empty when it is not there, or not as it was written."""
+        try:
+            return unsealed(path)
+        except UNREADABLE:
+            if path.exists():
+                say(f"{path} is not as a run wrote it: not heeded, and written anew")
+            return {}
 
     def write_origin(self, told: dict[str, Any]) -> None:
-        if told != self.read_origin():
-            write_text(self._origin, json.dumps(told))
+        """Unless it says so already."""
+        if self.read(self.origin, lambda line: None) != told | {"digest": digest_of(told)}:
+            write_sealed(self.origin, told)
 
     @property
-    def _origin(self) -> Path:
-        return self.stages / "origin.json"
+    def manifest(self) -> Path:
+        """What the last finished run left."""
+        return self.folder / "manifest.json"
 
-    def beside(self, path: Path) -> Path:
-        """Where a file is written before it takes its place outside: the same name in every run of this folder, and of no other."""
-        return path.with_name(f".{path.name}.{key_of(str(self.folder.resolve()))[:8]}.tmp")
+    @property
+    def origin(self) -> Path:
+        """Whose measurements lie in stages/, and the sha256 of each subset file that the folder has made."""
+        return self.stages / "origin.json"
 
     def leaving(self) -> Path:
         """An empty folder for what the run will leave."""
@@ -220,11 +242,11 @@ class WorkDir:
 
     def publish(self, new: Path, manifest: dict[str, Any], before: dict[str, Any]) -> None:
         """Put what was written into its place, instead of what the run before left."""
-        files = sorted(path.name for path in new.iterdir() if path.is_file())
-        write_text(new / "manifest.json", json.dumps(manifest | {"files": files}, indent=2) + "\n")
+        write_sealed(new / "manifest.json", manifest, indent=2)
+        files = [name for name in manifest["files"] if "/" not in name]
         try:
-            for name in set(map(str, before.get("files", []))) - set(files):
-                (self.folder / Path(name).name).unlink(missing_ok=True)
+            for name in before.get("files", {}).keys() - manifest["files"].keys():
+                (self.folder / name).unlink(missing_ok=True)
             shutil.rmtree(self.folder / "samples", ignore_errors=True)
             for path in ("samples", *files, "manifest.json"):
                 (new / path).replace(self.folder / path)
@@ -236,3 +258,18 @@ class WorkDir:
     def forget(self) -> None:
         """Drop every intermediate column."""
         shutil.rmtree(self.stages, ignore_errors=True)
+
+
+def beside(path: Path, folder: Path, end: str = "tmp") -> Path:
+    """Where a file is written before it takes its place outside: the same name in every run of this work folder, and of no other."""
+    return path.with_name(f".{path.name}.{_mark(folder)}.{end}")
+
+
+def clear_beside(path: Path, folder: Path) -> None:
+    """Remove what runs of this work folder that were stopped left there, under whatever name they were to write."""
+    for left in path.absolute().parent.glob(f".*.{_mark(folder)}.t??"):
+        left.unlink(missing_ok=True)
+
+
+def _mark(folder: Path) -> str:
+    return key_of(str(folder.resolve()))[:8]
