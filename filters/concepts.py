@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 
 import numpy as np
 
 from filters.filter import Cut
 from filters.maths import complexity, kmeans
 from filters.maths.arrays import F32, I64, Array
+from filters.maths.device import shared
 from filters.maths.search import COARSER, NEAR, TWO_LEVELS, Levels, Search
 from filters.pool.columns import Column, Rows, Stored
 from filters.pool.errors import BadInput
@@ -119,7 +119,7 @@ def nearest_concept(view: View, features: Features, trained: Saved, coarse: Save
     return {"concept": concept, "distance": distance}
 
 
-@lru_cache(2)
+@shared(2)
 def _search(trained: Saved, coarse: Saved, near: Saved, device: str) -> Search:
     """One for all shards that a process works on: very many centroids are hundreds of megabytes."""
     return kmeans.search(np.array(trained.load()), Levels(np.array(coarse.load()), np.array(near.load())), device)

@@ -84,7 +84,9 @@ class RunOptions:
     within: str | None = option("only these samples: a uid .npy, or a folder of downloaded webdataset shards", None)
     features_dir: str | None = option("folder of {key}.npz with embeddings kept elsewhere: same keys, same rows", None)
     seed: int = option("of every draw [code]", 1234, interval="[0, inf)")
-    device: str = option("where products are computed", "auto", choices=("auto", "cpu", "cuda"))
+    device: str = option(
+        "where products are computed; auto: on a GPU where there is one and tasks are threads", "auto", choices=("auto", "cpu", "cuda")
+    )
     engine: str = option("what runs the tasks", "threads", choices=("threads", "processes"))
     num_workers: int | None = option("tasks at a time [default: the cores]", None, interval="[1, inf)", unset="cores")
     memory_gb: float = option("GB that sorted rows may take in memory", 4.0, interval="(0, 1000000]")

@@ -98,7 +98,7 @@ def _planned(foresee: Foresee, pool: Pool | str | Path, places: tuple[Path, Path
     pool = _opened(pool, options.features_dir)
     _check_apart(places[1], pool)
     workers = options.num_workers or _cores()
-    settings = Settings(options.seed, _device(options.device), options.memory_gb, options.allow_invalid)
+    settings = Settings(options.seed, _device(options.device, options.engine), options.memory_gb, options.allow_invalid)
     plan = Plan(pool, settings, workers, 1 + workers if options.engine == "processes" else 1)
     foresee(plan, options.within)
     if look is not None:
@@ -163,10 +163,12 @@ def _check_replaceable(path: Path, before: dict[str, Any], overwrite: bool) -> N
         raise BadInput(path, "exists, and this work folder did not make it", "give --overwrite, or another --save_path")
 
 
-def _device(name: str) -> str:
-    """auto: the GPU where there is one."""
+def _device(name: str, engine: str) -> str:
+    """auto: the GPU where there is one, for threads: each process would take as much of its memory as all threads together."""
     import torch
 
     if name == "cuda" and not torch.cuda.is_available():
         raise BadInput("--device cuda", "no GPU that torch can use", "give --device cpu")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    if name == "cuda" and engine == "processes":
+        raise BadInput("--device cuda", "asked for with --engine processes, each of which would fill it anew", "give --engine threads")
+    return "cuda" if name == "cuda" or (name == "auto" and engine == "threads" and torch.cuda.is_available()) else "cpu"

@@ -7,6 +7,7 @@ wherever they lie, and no result depends on the bounds of shards or on the numbe
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -73,19 +74,27 @@ def nearest(rows: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
     labels = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
     products = torch.empty(len(rows), dtype=torch.float32, device=rows.device)
     for start in range(0, len(rows), BLOCK):
-        label, product = _nearest_of_block(padded(rows, start, BLOCK), centroids)
+        block = padded(rows, start, BLOCK)
+        label, product = largest_of(block @ centroids[tile : tile + TILE].T for tile in range(0, len(centroids), TILE))
         size = min(BLOCK, len(rows) - start)
         labels[start : start + size], products[start : start + size] = label[:size], product[:size]
     return labels, products
 
 
-def _nearest_of_block(block: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    label, product = first_largest(block @ centroids[:TILE].T)
-    for start in range(TILE, len(centroids), TILE):
-        at, best = first_largest(block @ centroids[start : start + TILE].T)
-        better = best > product
-        product[better], label[better] = best[better], at[better] + start
-    return label, product
+def largest_of(tiles: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
+    """`first_largest` of tiles that lie side by side."""
+    import torch
+
+    tile = next(tiles)
+    (at, best), start = first_largest(tile), tile.shape[1]
+    del tile  # the next one gets its memory, which is in the cache
+    for tile in tiles:
+        other, value = first_largest(tile)
+        better = value > best
+        at, best = torch.where(better, other + start, at), torch.where(better, value, best)
+        start += tile.shape[1]
+        del tile
+    return at, best
 
 
 def first_largest(products: Tensor) -> tuple[Tensor, Tensor]:

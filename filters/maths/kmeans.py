@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from filters.maths.arrays import F32, F64, I64, Array
 from filters.maths.blocks import BLOCK, unit
-from filters.maths.search import COARSER, TWO_LEVELS, Cells, Flat, Levels, Search, nearest_to, on_device
+from filters.maths.device import resident
+from filters.maths.search import COARSER, TWO_LEVELS, Cells, Flat, Found, Levels, Search, nearest_to, on_device
+from filters.maths.split import Split, SplitCells
 
 CHUNK_BLOCKS = 8
 COARSE_ITERATIONS = 5
@@ -45,11 +47,11 @@ def train(points: Array, k: int, iterations: int, workers: int = 1, device: str 
     if k < 1 or not len(points):
         raise ValueError(f"k-means needs k >= 1 and at least one point, got k = {k} and {len(points)} points")
     state = _State(np.full(len(points), -1, np.int64), np.empty(len(points), np.float32), np.zeros((k, points.shape[1])))
-    centroids = _unit(points[_start(points, k)])
+    centroids, held = _unit(points[_start(points, k)]), resident(points, device)
     threads = ThreadPoolExecutor(workers)
     try:
         for _ in range(iterations):
-            if not _assign(points, search(centroids, levels(centroids, workers, device), device), state, threads):
+            if not _assign(points, held, search(centroids, levels(centroids, workers, device), device), state, threads):
                 break
             centroids = _moved(_without_empty(points, state), centroids)
             if watch is not None:
@@ -69,7 +71,9 @@ def levels(centroids: F32, workers: int = 1, device: str = "cpu") -> Levels:
 
 def search(centroids: F32, by: Levels, device: str = "cpu") -> Search:
     """What finds the nearest centroid of rows."""
-    return Cells(centroids, by, device) if len(by.coarse) else Flat(centroids, device)
+    if device != "cpu":
+        return SplitCells(centroids, by, device) if len(by.coarse) else Split(centroids, device)
+    return Cells(centroids, by) if len(by.coarse) else Flat(centroids)
 
 
 def _start(points: Array, k: int) -> I64:
@@ -82,15 +86,17 @@ def _start(points: Array, k: int) -> I64:
     return np.resize(np.fromiter(seen.values(), np.int64, len(seen)), k)
 
 
-def _assign(points: Array, find: Search, state: _State, threads: ThreadPoolExecutor) -> bool:
+def _assign(points: Array, held: Any, find: Search, state: _State, threads: ThreadPoolExecutor) -> bool:
     """Give each point its centroid and bring the sums up to date, in place. Returns whether a point changed.
 
-    Only points that change their cluster touch the sums: after a few iterations they are few.
+    Only points that change their cluster touch the sums: after a few iterations they are few. `held` is the points for `find`.
     """
     # What a chunk adds is (k, d): chunks grow with k so that adding it up stays cheap.
     size = max(find.size, BLOCK * max(CHUNK_BLOCKS, -(-len(state.sums) // BLOCK)))
     parts = [slice(start, start + size) for start in range(0, len(points), size)]
-    found = threads.map(lambda part: _assign_chunk(points[part], find, state.labels[part], state.products[part], state.sums.shape), parts)
+    found = threads.map(
+        lambda part: _assign_chunk(points[part], find(held[part]), state.labels[part], state.products[part], state.sums.shape), parts
+    )
     changed = False
     for added in found:
         if added is not None:
@@ -99,9 +105,9 @@ def _assign(points: Array, find: Search, state: _State, threads: ThreadPoolExecu
     return changed
 
 
-def _assign_chunk(points: Array, find: Search, labels: I64, products: F32, shape: tuple[int, ...]) -> F64 | None:
+def _assign_chunk(points: Array, found: Found, labels: I64, products: F32, shape: tuple[int, ...]) -> F64 | None:
     """What the chunk adds to the sums; None when none of its points changed."""
-    after, products[:] = find(points)
+    after, products[:] = found
     moved = np.flatnonzero(after != labels)
     added = np.zeros(shape) if len(moved) else None
     for at in np.split(moved, range(BLOCK, len(moved), BLOCK)):

@@ -2,7 +2,8 @@
 
 Two levels: a row is compared with COARSER times fewer coarse centroids, made of the centroids themselves, then with the NEAR
 centroids that lie nearest to its coarse one. So the centroids alone say where a row belongs, and most rows (above 99.5 % where it
-was measured) go to the nearest of all. Every product has a fixed shape: a row's numbers depend on no other row.
+was measured) go to the nearest of all. Every product has a fixed shape: a row's numbers depend on no other row. `split` has
+the same for a GPU.
 """
 
 from __future__ import annotations
@@ -31,10 +32,9 @@ class Found(NamedTuple):
 
 
 class Search(Protocol):
-    """Finds centroids for rows: (n, d) float16, float32 or float64."""
+    """Finds centroids for rows: (n, d) float16, float32 or float64, n at least 1."""
 
     size: int  # rows to ask for at once
-    centroids: Tensor  # (k, d) float32, on the device
 
     def __call__(self, raw: Array) -> Found: ...
 
@@ -44,17 +44,17 @@ class Flat:
 
     size = BLOCK
 
-    def __init__(self, centroids: F32, device: str = "cpu") -> None:
-        self.centroids = on_device(centroids, device)
+    def __init__(self, centroids: F32) -> None:
+        self._centroids = on_device(centroids, "cpu")
 
     def __call__(self, raw: Array) -> Found:
         labels, cosines = np.empty(len(raw), np.int64), np.empty(len(raw), np.float32)
         out = None
         for start in range(0, len(raw), BLOCK):
             at = slice(start, start + BLOCK)
-            out, lengths, _ = measured(on_device(raw[at], self.centroids.device), out)
-            label, product = nearest(out, self.centroids)
-            labels[at], cosines[at] = label.cpu().numpy(), (product / lengths).cpu().numpy()
+            out, lengths, _ = measured(on_device(raw[at], "cpu"), out)
+            label, product = nearest(out, self._centroids)
+            labels[at], cosines[at] = label.numpy(), (product / lengths).numpy()
         return Found(labels, cosines)
 
 
@@ -70,8 +70,8 @@ class Cells:
 
     size = CHUNK
 
-    def __init__(self, centroids: F32, levels: Levels, device: str = "cpu") -> None:
-        self.centroids, self._coarse = on_device(centroids, device), Flat(levels.coarse, device)
+    def __init__(self, centroids: F32, levels: Levels) -> None:
+        self._centroids, self._coarse = on_device(centroids, "cpu"), Flat(levels.coarse)
         self._near = levels.near
 
     def __call__(self, raw: Array) -> Found:
@@ -79,13 +79,13 @@ class Cells:
         labels, cosines = np.empty(len(raw), np.int64), np.empty(len(raw), np.float32)
         for cell, members in _grouped(cells):
             near = self._near[cell]
-            table = self.centroids[on_device(near, self.centroids.device)].T
+            table = self._centroids[on_device(near, "cpu")].T
             for start in range(0, len(members), TOGETHER):
                 at = members[start : start + TOGETHER]
-                rows, lengths, _ = measured(on_device(raw[at], self.centroids.device))
+                rows, lengths, _ = measured(on_device(raw[at], "cpu"))
                 label, product = first_largest(padded(rows, 0, TOGETHER) @ table)
-                labels[at] = near[label[: len(at)].cpu().numpy()]
-                cosines[at] = (product[: len(at)] / lengths).cpu().numpy()
+                labels[at] = near[label[: len(at)].numpy()]
+                cosines[at] = (product[: len(at)] / lengths).numpy()
         return Found(labels, cosines)
 
 

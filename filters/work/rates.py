@@ -24,9 +24,11 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from filters.maths import cut, uids
-from filters.maths.arrays import F32
+from filters.maths.arrays import F32, Array
 from filters.maths.blocks import BLOCK, nearest, unit
-from filters.maths.search import NEAR, Cells, Levels
+from filters.maths.kmeans import search
+from filters.maths.search import NEAR, Levels, Search
+from filters.maths.split import Split
 from filters.pool.archive import Member
 from filters.pool.columns import numbers_of, parquet_batches, uids_of
 from filters.pool.embeddings import PIECE_BYTES
@@ -262,13 +264,15 @@ def converting(site: Site, width: int, dtype: str) -> Trial:
 
 
 def assigning(site: Site, width: int, k: int) -> Trial:
-    """Unit rows that find the nearest of k centroids."""
+    """Rows that find the nearest of k centroids: on the CPU unit rows, on a GPU rows as they lie."""
     import torch
 
-    rows, table = (torch.from_numpy(_rows(count, width)).to(torch.device(site.device)) for count in (BLOCK, k))
+    if site.device != "cpu":
+        return _searching(Split(_rows(k, width), site.device), _rows(Split.size, width).astype(np.float16))
+    rows, table = (torch.from_numpy(_rows(count, width)) for count in (BLOCK, k))
 
     def trial() -> float:
-        nearest(rows, table)[0].cpu()
+        nearest(rows, table)
         return BLOCK
 
     return trial
@@ -276,13 +280,16 @@ def assigning(site: Site, width: int, k: int) -> Trial:
 
 def finding_near(site: Site, width: int) -> Trial:
     """Rows that find their centroid among those near a coarse one, as in a search of two levels."""
-    rows, cells = _rows(BLOCK, width), 16
+    cells = 16
     near = np.random.default_rng(0).integers(0, 4 * BLOCK, (cells, NEAR))
-    find = Cells(_rows(4 * BLOCK, width), Levels(_rows(cells, width), near), site.device)
+    find = search(_rows(4 * BLOCK, width), Levels(_rows(cells, width), near), site.device)
+    return _searching(find, _rows(BLOCK, width) if site.device == "cpu" else _rows(find.size, width).astype(np.float16))
 
+
+def _searching(find: Search, rows: Array) -> Trial:
     def trial() -> float:
         find(rows)
-        return BLOCK
+        return len(rows)
 
     return trial
 
