@@ -17,28 +17,35 @@ BLOCK = 1024
 TILE = 1024
 
 
-def measured(raw: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def measured(raw: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Rows in float32 and their lengths: a product is divided by them sooner than a row, which costs a pass over memory less.
 
     raw      (n, d) float16, float32 or float64
     out      a former result, to be written over: a fresh block costs more than its conversion
-    returns  (n, d) float32, (n,) float32 lengths, and (n,) bool: False where a row is not finite or all zero (its numbers mean
-             nothing). Rows of the wider types come as unit rows, of length 1: float32 holds any square of a float16, not of theirs
+    returns  (n, d) float32, and (n,) float32 lengths: 0, infinite or NaN where a row is all zero or not finite. Rows of the wider
+             types come as unit rows, of length 1 or NaN: float32 holds any square of a float16, not of theirs
     """
     import torch
 
-    if raw.dtype != torch.float16:
-        rows, valid = _unit_of_wide(raw)
-        return rows, torch.ones(len(rows), device=rows.device), valid
     rows = torch.empty(raw.shape, device=raw.device) if out is None or out.shape != raw.shape else out
-    lengths = torch.linalg.vector_norm(rows.copy_(raw), dim=1)
-    return rows, lengths, torch.isfinite(lengths) & (lengths > 0)
+    if raw.dtype != torch.float16:
+        units, lengths = _unit_of_wide(raw)
+        return rows.copy_(units), lengths
+    return rows, torch.linalg.vector_norm(rows.copy_(raw), dim=1)
+
+
+def valid(lengths: Tensor) -> Tensor:
+    """(n,) bool: rows that are finite and not zero; the numbers of others mean nothing."""
+    import torch
+
+    found: Tensor = torch.isfinite(lengths) & (lengths > 0)
+    return found
 
 
 def unit(raw: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Each row over its own length: (n, d) float32, and (n,) bool as `measured` has it."""
-    rows, lengths, valid = measured(raw, out)
-    return rows.div_(lengths[:, None]), valid
+    """Each row over its own length: (n, d) float32, and (n,) bool whether it is valid."""
+    rows, lengths = measured(raw, out)
+    return rows.div_(lengths[:, None]), valid(lengths)
 
 
 def _unit_of_wide(raw: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,8 +55,7 @@ def _unit_of_wide(raw: Tensor) -> tuple[Tensor, Tensor]:
     if raw.dtype == torch.float64:
         wide = wide / wide.abs().amax(dim=1, keepdim=True)  # their squares may overflow; a row of zeros becomes NaN
     lengths = torch.linalg.vector_norm(wide, dim=1)
-    valid = torch.isfinite(lengths) & (lengths > 0)
-    return (wide / lengths[:, None]).to(torch.float32), valid
+    return wide / lengths[:, None], torch.where(valid(lengths), 1.0, torch.nan)
 
 
 def padded(rows: Tensor, start: int, size: int) -> Tensor:

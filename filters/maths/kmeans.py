@@ -19,7 +19,7 @@ from filters.maths.device import resident
 from filters.maths.search import COARSER, TWO_LEVELS, Cells, Flat, Found, Levels, Search, nearest_to, on_device
 from filters.maths.split import Split, SplitCells
 
-CHUNK_BLOCKS = 8
+CHUNKS = 16  # at most: enough for the workers to share them evenly, few enough for their sums to cost little
 COARSE_ITERATIONS = 5
 
 
@@ -91,8 +91,7 @@ def _assign(points: Array, held: Any, find: Search, state: _State, threads: Thre
 
     Only points that change their cluster touch the sums: after a few iterations they are few. `held` is the points for `find`.
     """
-    # What a chunk adds is (k, d): chunks grow with k so that adding it up stays cheap.
-    size = max(find.size, BLOCK * max(CHUNK_BLOCKS, -(-len(state.sums) // BLOCK)))
+    size = max(find.size, chunk_rows(len(points), len(state.sums)))
     parts = [slice(start, start + size) for start in range(0, len(points), size)]
     found = threads.map(
         lambda part: _assign_chunk(points[part], find(held[part]), state.labels[part], state.products[part], state.sums.shape), parts
@@ -105,11 +104,16 @@ def _assign(points: Array, held: Any, find: Search, state: _State, threads: Thre
     return changed
 
 
-def _assign_chunk(points: Array, found: Found, labels: I64, products: F32, shape: tuple[int, ...]) -> F64 | None:
+def chunk_rows(n: int, k: int) -> int:
+    """Points of a chunk: no fewer than clusters, since what it adds to the sums is (k, d)."""
+    return BLOCK * max(2, -(-n // (CHUNKS * BLOCK)), -(-k // BLOCK))
+
+
+def _assign_chunk(points: Array, found: Found, labels: I64, products: F32, shape: tuple[int, ...]) -> F32 | None:
     """What the chunk adds to the sums; None when none of its points changed."""
     after, products[:] = found
     moved = np.flatnonzero(after != labels)
-    added = np.zeros(shape) if len(moved) else None
+    added = np.zeros(shape, np.float32) if len(moved) else None
     for at in np.split(moved, range(BLOCK, len(moved), BLOCK)):
         if added is not None:
             _move(added, _unit(points[at]), labels[at], after[at])
@@ -117,15 +121,15 @@ def _assign_chunk(points: Array, found: Found, labels: I64, products: F32, shape
     return added
 
 
-def _move(sums: F64, rows: F32, before: I64, after: I64) -> None:
+def _move(sums: Array, rows: F32, before: I64, after: I64) -> None:
     """Take rows out of the sums of their clusters before (-1: of none) and put them into those after."""
     import torch
 
     # On the CPU: a GPU adds in any order.
-    wide, total = torch.from_numpy(rows.astype(np.float64)), torch.from_numpy(sums)
-    total.index_add_(0, torch.from_numpy(after), wide)
+    added, total = torch.from_numpy(rows.astype(sums.dtype, copy=False)), torch.from_numpy(sums)
+    total.index_add_(0, torch.from_numpy(after), added)
     had = np.flatnonzero(before >= 0)
-    total.index_add_(0, torch.from_numpy(before[had]), wide[torch.from_numpy(had)], alpha=-1)
+    total.index_add_(0, torch.from_numpy(before[had]), added[torch.from_numpy(had)], alpha=-1)
 
 
 def _without_empty(points: Array, state: _State) -> F64:

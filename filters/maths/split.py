@@ -46,7 +46,7 @@ def multiplied(raw: Tensor) -> tuple[Tensor, Tensor]:
     """Rows as they are multiplied, and what their products are divided by. NaN or infinite where a row is not finite or all zero."""
     import torch
 
-    return (raw, lengths(raw)) if raw.dtype == torch.float16 else measured(raw)[:2]
+    return (raw, lengths(raw)) if raw.dtype == torch.float16 else measured(raw)
 
 
 class Split:

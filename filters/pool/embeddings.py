@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from filters.maths.arrays import I64, Array, Bool
-from filters.maths.blocks import BLOCK, measured, unit
+from filters.maths.blocks import BLOCK, measured, unit, valid
 from filters.maths.search import on_device
 from filters.pool.archive import AGAIN, Member
 from filters.pool.errors import BadInput, from_os
@@ -76,8 +76,8 @@ def valid_raw_blocks(blocks: Iterator[Raw]) -> Iterator[Raw]:
     """The rows that are finite and not zero, as they lie."""
     out = None
     for raw in blocks:
-        out, _, valid = measured(on_device(raw.rows, "cpu"), out)
-        kept = valid.numpy()
+        out, lengths = measured(on_device(raw.rows, "cpu"), out)
+        kept = valid(lengths).numpy()
         yield raw if kept.all() else Raw(raw.at[kept], raw.rows[kept])
 
 
@@ -85,9 +85,9 @@ def blocks(raws: Iterator[Raw], device: str) -> Iterator[Block]:
     """Valid rows only, unit length, on the device; good until the next block."""
     out = None
     for raw in raws:
-        out, valid = unit(on_device(raw.rows, device), out)
-        kept = valid.cpu().numpy()
-        yield Block(raw.at, out) if kept.all() else Block(raw.at[kept], out[valid])
+        out, good = unit(on_device(raw.rows, device), out)
+        kept = good.cpu().numpy()
+        yield Block(raw.at, out) if kept.all() else Block(raw.at[kept], out[good])
 
 
 def _pieces(member: Member, wanted: Bool, verify: bool, pulse: Callable[[int], None]) -> Iterator[tuple[int, Array]]:

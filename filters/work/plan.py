@@ -18,7 +18,7 @@ import numpy as np
 from filters.maths.arrays import F64
 from filters.maths.blocks import BLOCK
 from filters.maths.cut import FEW, Search
-from filters.maths.kmeans import CHUNK_BLOCKS, COARSE_ITERATIONS
+from filters.maths.kmeans import COARSE_ITERATIONS, chunk_rows
 from filters.maths.search import COARSER, NEAR, TWO_LEVELS
 from filters.pool.columns import TEXTS
 from filters.pool.embeddings import PIECE_BYTES
@@ -220,8 +220,7 @@ class Plan:
         """Training on points that lie in the stages folder."""
         usual = min(iterations, USUAL_ITERATIONS)
         self.note(f"k-means with {k:,} centroids: {usual} of at most {iterations} iterations")
-        chunk = BLOCK * max(CHUNK_BLOCKS, -(-k // BLOCK))
-        train = trained(features, points, k) * (usual / _busy(_parts(points, chunk, points), self.workers))
+        train = trained(features, points, k) * (usual / _busy(_parts(points, chunk_rows(points, k), points), self.workers))
         size = points * row_bytes(features)
         order = Cost({rates_copying(): 3 * size, Kernel(rates.hashing, (), 0.8e-9): size})
         self._add(K_MEANS, points * iterations, Cost(), train + order, memory=size, usual=usual / iterations)
