@@ -19,7 +19,7 @@ from filters.maths.device import Lane, lane, lengths, products, shared, step_row
 if TYPE_CHECKING:
     from torch import Tensor
 
-SMALL = (16, 32, 64, 128, 256)  # sizes that clusters are padded to, BLOCK rows of them at a time
+SMALL = (16, 32, 48, 64, 96, 128, 192, 256)  # sizes that clusters are padded to, BLOCK rows of them at a time
 KEPT = 16  # unit blocks of a large cluster that are not made again for every later block: 25 MB at d = 768
 KEPT_BYTES = 256 << 20  # on a GPU, of each thread
 LARGEST = 4096  # rows of a block there
