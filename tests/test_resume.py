@@ -267,7 +267,7 @@ def test_a_run_killed_as_it_replaces_an_earlier_result_leaves_the_old_or_the_new
         assert not left_over(out)
 
 
-@pytest.mark.parametrize("when", [9, 90, *(pytest.param(when, marks=pytest.mark.slow) for when in (2, 20, 40, 60, 75, 100, 120))])
+@pytest.mark.parametrize("when", [30, *(pytest.param(when, marks=pytest.mark.slow) for when in (2, 9, 20, 40, 60, 75, 90, 100, 120))])
 @pytest.mark.parametrize("fault", ["signal=KILL", "error=ENOSPC", "error=EIO"])
 @pytest.mark.parametrize("calls", ["write", "fsync"])
 def test_a_write_that_is_killed_or_refused_costs_no_byte(calls: str, fault: str, when: int, pool: Path, out: Path, whole: bytes) -> None:

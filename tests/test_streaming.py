@@ -81,8 +81,8 @@ def test_other_memory_after_an_interruption_gives_the_same_bytes(told: dict[str,
 
 
 def test_many_shards_need_few_open_files(tmp_path: Path) -> None:
-    told = write_pool(tmp_path / "unused", np.random.default_rng(3), (600,))
-    cut_into_shards(tmp_path / "pool", told, (2,) * 300)
+    told = write_pool(tmp_path / "unused", np.random.default_rng(3), (300,))
+    cut_into_shards(tmp_path / "pool", told, (2,) * 150)
     line = f"ulimit -n 100; exec {shlex.join(arguments(tmp_path / 'pool', tmp_path / 'o.npy')[:-1])}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
