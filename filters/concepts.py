@@ -10,7 +10,7 @@ from filters.filter import Cut
 from filters.maths import complexity, kmeans
 from filters.maths.arrays import F32, I64, Array
 from filters.maths.device import shared
-from filters.maths.search import COARSER, NEAR, TWO_LEVELS, Levels, Search
+from filters.maths.search import NEAR, Levels, Search, coarse_count
 from filters.pool.columns import Column, Rows, Stored
 from filters.pool.errors import BadInput
 from filters.pool.pool import Features
@@ -57,8 +57,7 @@ def expect_train(plan: Plan, rows: int, features: Features, k: int, iterations: 
 
 def expect_assign(plan: Plan, rows: int, features: Features, k: int) -> None:
     """What `assign` takes."""
-    coarse = k // COARSER if k >= TWO_LEVELS else 0
-    with plan.once("levels of", coarse * (4 * features.width + 8 * NEAR)):
+    with plan.once("levels of", coarse_count(k) * (4 * features.width + 8 * NEAR)):
         pass  # it looks at centroids alone
     plan.column(nearest_concept, rows, plan.blocks(features, rows) + nearest(features, rows, k), "i4", "f4")
 

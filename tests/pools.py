@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +13,21 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 Array = npt.NDArray[Any]
+
+
+@contextmanager
+def disk(size: str) -> Iterator[Path]:
+    """A disk of this size. Not below tmp_path: what a killed test left mounted there could not be cleared away."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True, check=False).returncode:
+            pytest.skip("mounting is not permitted")
+        try:
+            yield Path(folder)
+        finally:
+            subprocess.run(["umount", "-l", folder], check=True)
 
 
 def random_uids(rng: np.random.Generator, count: int) -> list[str]:

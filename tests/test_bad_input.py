@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +44,7 @@ from tests.bad_files import (
     with_uids,
     write_zip,
 )
-from tests.pools import Array, blobs, cut_into_shards, random_uids, read_subset, write_pool, write_shard
+from tests.pools import Array, blobs, cut_into_shards, disk, random_uids, read_subset, write_pool, write_shard
 
 PAGE = Path(__file__).parents[1] / "filters" / "densprune.py"
 SIZES = (40, 0, 70, 30)  # rows of the shards
@@ -1402,14 +1401,9 @@ def test_no_space_for_a_large_array_is_said_as_such(bench: Bench) -> None:
 
 @pytest.fixture
 def small_disk() -> Iterator[Path]:
-    """A disk of one block. Not below tmp_path: what a killed test left mounted there could not be cleared away."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", folder], capture_output=True, check=False).returncode:
-            pytest.skip("mounting is not permitted")
-        try:
-            yield Path(folder)
-        finally:
-            subprocess.run(["umount", "-l", folder], check=True)
+    """A disk of one block."""
+    with disk("4k") as folder:
+        yield folder
 
 
 def resize(disk: Path, blocks: int) -> None:

@@ -17,6 +17,7 @@ from filters.densprune import DensityPrune
 from filters.maths import device as ways
 from filters.maths import kmeans, pairs, split
 from filters.maths.arrays import F32
+from filters.maths.blocks import TILE
 from filters.maths.search import Cells, Flat, Levels, Search, nearest_to
 from filters.options import RunOptions
 from filters.outcome import Verdict
@@ -68,7 +69,7 @@ def assert_nearest(find: Search, raw: Array, centroids: Array, of_cpu: Search) -
 
 @everywhere
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("k", [1, 60, split.TILE + 300])
+@pytest.mark.parametrize("k", [1, 60, TILE + 300])
 def test_labels_are_the_cpus_but_for_ties(device: str, kind: type, k: int) -> None:
     raw, centroids = unlike(ways.STEP + 900, 48, k, kind), directions(k, 48, k)
     assert_nearest(split.Split(centroids, device), raw, centroids, Flat(centroids))
@@ -95,7 +96,7 @@ def test_two_parts_hold_a_centroid_to_22_bits(device: str) -> None:
 @pytest.mark.parametrize("kind", [np.float16, np.float32])
 def test_of_equal_centroids_the_first_is_taken(device: str, kind: type) -> None:
     few = directions(7, 32, 3)[::2]
-    find = split.Split(np.resize(few, (2 * split.TILE + 5, 32)), device)
+    find = split.Split(np.resize(few, (2 * TILE + 5, 32)), device)
     assert set(find(unlike(3000, 32, 3, kind)).labels.tolist()) == {0, 1, 2, 3}
 
 
@@ -282,7 +283,7 @@ def test_a_forecast_tries_the_devices_own_searches(device: str, tiny_pool: Path,
 def most_bytes(k: int, width: int) -> int:
     """What `device` says may lie there at a time: of a lane the largest user of it, each tile of products twice."""
     slots = 2 * ways.STEP_BYTES
-    all_compared = 2 * ways.STEP * split.TILE * (4 + 8)
+    all_compared = 2 * ways.STEP * TILE * (4 + 8)
     two_levels = split.HELD_BYTES + 3 * split.TABLE_BYTES + all_compared
     of_pairs = pairs.KEPT_BYTES + 2 * 4 * pairs.LARGEST**2 + 3 * 4 * pairs.LARGEST * width
     return ways.LANES * (slots + max(two_levels, of_pairs)) + ways.RESIDENT + 2 * 8 * k * width

@@ -8,7 +8,6 @@ import pty
 import struct
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +27,7 @@ from filters.work.cutting import Cut
 from filters.work.room import free_memory
 from filters.work.status import Ahead, Status
 from filters.work.work import Silent, Work
-from tests.pools import write_pool, write_shard
+from tests.pools import disk, write_pool, write_shard
 
 PAGES = Path(__file__).parents[1] / "filters"
 BLOCK = 4096  # of a disk
@@ -232,13 +231,8 @@ def test_a_run_that_memory_cannot_hold_does_not_start(options: RunOptions, do: s
 
 @pytest.fixture
 def small_disk() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", folder], capture_output=True, check=False).returncode:
-            pytest.skip("mounting is not permitted")
-        try:
-            yield Path(folder)
-        finally:
-            subprocess.run(["umount", "-l", folder], check=True)
+    with disk("400k") as folder:
+        yield folder
 
 
 @pytest.mark.parametrize("dry", [[], ["--dry_run"]])

@@ -16,7 +16,7 @@ import numpy as np
 from filters.maths.arrays import F32, F64, I64, Array
 from filters.maths.blocks import BLOCK, unit
 from filters.maths.device import resident
-from filters.maths.search import COARSER, TWO_LEVELS, Cells, Flat, Found, Levels, Search, nearest_to, on_device
+from filters.maths.search import Cells, Flat, Found, Levels, Search, coarse_count, nearest_to, on_device
 from filters.maths.split import Split, SplitCells
 
 CHUNKS = 16  # at most: enough for the workers to share them evenly, few enough for their sums to cost little
@@ -63,9 +63,10 @@ def train(points: Array, k: int, iterations: int, workers: int = 1, device: str 
 
 def levels(centroids: F32, workers: int = 1, device: str = "cpu") -> Levels:
     """How the centroids are searched, from them alone: all compared, or of TWO_LEVELS and more in two levels."""
-    if len(centroids) < TWO_LEVELS:
+    count = coarse_count(len(centroids))
+    if not count:
         return Levels(centroids[:0], np.empty((0, 0), np.int64))
-    coarse = train(centroids, len(centroids) // COARSER, COARSE_ITERATIONS, workers, device)
+    coarse = train(centroids, count, COARSE_ITERATIONS, workers, device)
     return Levels(coarse, nearest_to(coarse, centroids, device))
 
 

@@ -27,6 +27,11 @@ TOGETHER = 32  # rows of one cell that are multiplied at a time
 CHUNK = 1 << 16  # rows that two levels like to get at once: enough of each cell
 
 
+def coarse_count(k: int) -> int:
+    """Coarse centroids of a search among k; 0 where all are compared."""
+    return k // COARSER if k >= TWO_LEVELS else 0
+
+
 class Found(NamedTuple):
     labels: I64  # (n,)
     cosines: F32  # (n,) NaN for a row that is not finite or all zero, whose label means nothing

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from filters.maths.arrays import F32, I64, Array
-from filters.maths.blocks import first_largest, largest_of, measured
+from filters.maths.blocks import TILE, first_largest, largest_of, measured
 from filters.maths.device import Lane, lane, lengths, products, step_rows
 from filters.maths.search import CHUNK, NEAR, TOGETHER, Found, Levels, on_device
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SCALE = 2048  # of the second part, or it would be too small for float16
-TILE = 1024  # centroids that a step is compared with at a time
 GROUPS = 256  # of rows of one cell, that are multiplied at a time
 HELD_BYTES = 256 << 20  # rows of a search in two levels that lie on the device, a lane
 TABLE_BYTES = 128 << 20  # and centroids gathered for groups of them

@@ -19,7 +19,7 @@ from filters.maths.arrays import F64
 from filters.maths.blocks import BLOCK
 from filters.maths.cut import FEW, Search
 from filters.maths.kmeans import COARSE_ITERATIONS, chunk_rows
-from filters.maths.search import COARSER, NEAR, TWO_LEVELS
+from filters.maths.search import NEAR, coarse_count
 from filters.pool.columns import TEXTS
 from filters.pool.embeddings import PIECE_BYTES
 from filters.pool.errors import BadInput
@@ -404,16 +404,17 @@ def row_bytes(features: Features) -> int:
 
 def nearest(features: Features, rows: int, k: int) -> Cost:
     """The nearest of k centroids for each row."""
-    if k >= TWO_LEVELS:
+    if coarse := coarse_count(k):
         near = Kernel(rates.finding_near, (features.width,), 2 * features.width * NEAR / FLOPS)
-        return nearest(features, rows, k // COARSER) + Cost({near: rows})
+        return nearest(features, rows, coarse) + Cost({near: rows})
     tried = min(k, LARGE)
     return Cost({Kernel(rates.assigning, (features.width, tried), 2 * features.width * tried / FLOPS): rows * k / tried})
 
 
 def trained(features: Features, points: int, k: int) -> Cost:
     """One iteration of k-means; of very many centroids, the coarse ones are found as well."""
-    coarse = nearest(features, k * COARSE_ITERATIONS, k // COARSER) if k >= TWO_LEVELS else Cost()
+    count = coarse_count(k)
+    coarse = nearest(features, k * COARSE_ITERATIONS, count) if count else Cost()
     convert = Cost({Kernel(rates.converting, (features.width, features.dtype), features.width * 0.6e-9): points})
     return nearest(features, points, k) + convert + coarse
 
