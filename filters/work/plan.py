@@ -406,7 +406,12 @@ def nearest(features: Features, rows: int, k: int) -> Cost:
     """The nearest of k centroids for each row."""
     if coarse := coarse_count(k):
         near = Kernel(rates.finding_near, (features.width,), 2 * features.width * NEAR / FLOPS)
-        return nearest(features, rows, coarse) + Cost({near: rows})
+        return _compared(features, rows, coarse) + Cost({near: rows})
+    return _compared(features, rows, k)
+
+
+def _compared(features: Features, rows: int, k: int) -> Cost:
+    """Each row with all of k centroids: the coarse ones of a search in two levels, however many, are never searched in two."""
     tried = min(k, LARGE)
     return Cost({Kernel(rates.assigning, (features.width, tried), 2 * features.width * tried / FLOPS): rows * k / tried})
 
