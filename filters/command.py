@@ -28,6 +28,7 @@ from filters.options import (
     Flag,
     Layers,
     Places,
+    Preset,
     RunOptions,
     flags_of,
     parser,
@@ -64,6 +65,8 @@ class Command:
     stages: tuple[tuple[str, type], ...]  # prefix of its flags, dataclass
     follows: dict[str, str] = field(default_factory=dict)  # flag -> the flag whose value it takes unless it is set
     exclusive: tuple[tuple[str, ...], ...] = ()  # flags that exclude each other, beside those that a stage declares
+    heads: tuple[type, ...] = ()  # dataclasses of further flags, which belong to no stage
+    usual: Preset = field(default_factory=dict)  # flag -> another default than that of all commands, and why
 
     def main(self, arguments: list[str] | None = None) -> int:
         """Run; returns the exit code."""
@@ -97,7 +100,8 @@ class Command:
         """Its flags, by heading."""
         bare = len(self.stages) == 1
         stages = [(owner.__name__, flags_of(owner, prefix, bare)) for prefix, owner in self.stages]
-        return [("places", flags_of(Places)), *stages, ("run", flags_of(RunOptions)), ("call", flags_of(CallOptions))]
+        heads = [(owner.__name__.lower(), flags_of(owner)) for owner in self.heads]
+        return [*heads, ("places", flags_of(Places)), *stages, ("run", flags_of(RunOptions)), ("call", flags_of(CallOptions))]
 
     def flags(self) -> dict[str, Flag]:
         return {flag.name: flag for _, flags in self.groups() for flag in flags}
@@ -114,6 +118,7 @@ class Command:
         pool = given.get("pool", config.get("pool"))
         if pool is None and "metadata_dir" in given:
             pool = "medium"
+        layers = layers.over({name: value for name, (value, _) in self.usual.items()}, {name: tag for name, (_, tag) in self.usual.items()})
         layers = layers.over(*self._preset(pool, flags))
         layers = layers.over(config, dict.fromkeys(config, f"{given.get('config')}"))
         layers = layers.over(given, dict.fromkeys(given, "command line"))

@@ -23,7 +23,7 @@ from filters.options import RunOptions, check_fields
 from filters.outcome import Look, Outcome, Verdict
 from filters.pool.columns import Column, Rows
 from filters.pool.pool import Pool
-from filters.run import foreseen, run
+from filters.run import Steps, foreseen, run
 from filters.work.cutting import Cut
 from filters.work.plan import Plan
 from filters.work.work import Progress, Silent, Work
@@ -102,8 +102,7 @@ class Recipe(ABC):
         save_path = Path(save_path)
         places = (save_path, Path(work_dir) if work_dir is not None else save_path.with_suffix(".work"))
         told = {"recipe": repr(self), "preset": (config or {}).get("pool"), "config": config or {}}
-        steps = (self.foresee_verdict, self.verdict)
-        return run(steps, pool, places, options or RunOptions(), progress or Silent(), told, overwrite, look)
+        return run(self._steps(), pool, places, options or RunOptions(), progress or Silent(), told, overwrite, look)
 
     def plan(
         self,
@@ -119,7 +118,10 @@ class Recipe(ABC):
         """
         save_path = Path(save_path)
         places = (save_path, Path(work_dir) if work_dir is not None else save_path.with_suffix(".work"))
-        return foreseen(self.foresee_verdict, pool, places, options or RunOptions(), look)
+        return foreseen(self._steps(), pool, places, options or RunOptions(), look)
+
+    def _steps(self) -> Steps:
+        return Steps(self.foresee_verdict, self.verdict, any(one.looks_at_embeddings() for one in self.filters()))
 
     def foresee_verdict(self, plan: Plan, within: str | None) -> None:
         """What `verdict` takes, and what leaving its result does."""
@@ -165,6 +167,10 @@ class Filter(Recipe):
     def known(self, work: Work, rows: Rows) -> Rows:
         """The rows that it can know at all; others are outside, as if the pool did not have them."""
         return rows
+
+    def looks_at_embeddings(self) -> bool:
+        """Whether it may ask for members of the pool's npz: where no filter does, none is opened."""
+        return True
 
     def expect(self, plan: Plan, rows: int) -> int:
         """What `measure` and `decide` take, told to the plan in their words; gives the rows that stay."""

@@ -293,6 +293,7 @@ def describe_pool(pool: Pool) -> dict[str, Any]:
         "location": str(pool.location.resolve()),
         "rows": pool.rows,
         "fingerprint": pool.fingerprint,
+        "embeddings": any(shard.archive for shard in pool.shards),
         "shards": {shard.key: shard.fingerprint for shard in pool.shards},
     }
 
@@ -306,7 +307,7 @@ def settle_in(folder: WorkDir, pool: Pool, say: Callable[[str], None]) -> dict[s
     now = {"pool": describe_pool(pool), "versions": versions()}
     then, before = _of_this_pool(folder, pool, now["pool"], say)
     if then:
-        changed = [key for key, fingerprint in now["pool"]["shards"].items() if then["pool"]["shards"][key] != fingerprint]
+        changed = [shard.key for shard in pool.shards if not shard.like(then["pool"]["shards"][shard.key])]
         if changed:
             say(f"{len(changed)} of {len(pool.shards)} shards changed since the last run here, {changed[0]} among them: measured again")
             folder.forget()
@@ -347,7 +348,7 @@ def _check_same_shards(folder: Path, then: dict[str, Any], now: dict[str, Any]) 
 def _check_kin(folder: Path, then: dict[str, Any], pool: Pool) -> None:
     """A pool of the same keys is another one when it lies elsewhere and no shard that has rows is the same."""
     location = str(pool.location.resolve())
-    if then["location"] == location or any(shard.rows and then["shards"][shard.key] == shard.fingerprint for shard in pool.shards):
+    if then["location"] == location or any(shard.rows and shard.like(then["shards"][shard.key]) for shard in pool.shards):
         return
     raise BadInput(folder, f"belongs to the pool {then['location']}, not to {location}", "name another --work_dir")
 

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filters import outcome
 from filters.options import RunOptions, check_fields
@@ -29,12 +29,17 @@ from filters.work.workdir import WorkDir, beside, clear_beside
 
 LONG = 300.0  # planned seconds from which on a run measures its rates too, for the time left
 
-Foresee = Callable[[Plan, str | None], None]
-Decide = Callable[[Work, str | None], Verdict]
+
+class Steps(NamedTuple):
+    """A recipe: what it takes, what becomes of the samples that are within, and whether it looks at embeddings at all."""
+
+    foresee: Callable[[Plan, str | None], None]
+    decide: Callable[[Work, str | None], Verdict]
+    embeddings: bool
 
 
 def run(
-    steps: tuple[Foresee, Decide],
+    steps: Steps,
     pool: Pool | str | Path,
     places: tuple[Path, Path],
     options: RunOptions,
@@ -45,16 +50,14 @@ def run(
 ) -> Outcome:
     """`Recipe.run`, with every default settled.
 
-    steps   the recipe: what it takes, and what becomes of the samples that are within
     places  save_path, work_dir
     told    what the manifest says of the recipe
     look    called when all is written, while passes are still possible
     """
-    foresee, decide = steps
     save_path, folder = places
     check_fields(options)
     _check_target(save_path, folder)
-    plan = _planned(foresee, pool, places, options, look)
+    plan = _planned(steps, pool, places, options, look)
     room.check(plan, *places)
     pool = plan.pool
     with contextlib.ExitStack() as stack:
@@ -70,7 +73,7 @@ def run(
         watch = stack.enter_context(Watch(plan, rates, progress, folder / "status.json"))
         engine = stack.enter_context(Engine(options.engine, plan.workers))
         work = Work(pool, held, engine, plan.settings, watch)
-        verdict = decide(work, options.within)
+        verdict = steps.decide(work, options.within)
         result = outcome.leave(work, verdict, save_path, told | {"options": asdict(options)}, before)
         if look is not None:
             look.carry_out(work, verdict)
@@ -78,11 +81,11 @@ def run(
         return result
 
 
-def foreseen(foresee: Foresee, pool: Pool | str | Path, places: tuple[Path, Path], options: RunOptions, look: Look | None) -> Plan:
+def foreseen(steps: Steps, pool: Pool | str | Path, places: tuple[Path, Path], options: RunOptions, look: Look | None) -> Plan:
     """`Recipe.plan`, with every default settled."""
     check_fields(options)
     start = loaded()
-    plan = _planned(foresee, pool, places, options, look)
+    plan = _planned(steps, pool, places, options, look)
     try:
         room.check(plan, *places)
     except BadInput as short:
@@ -93,14 +96,14 @@ def foreseen(foresee: Foresee, pool: Pool | str | Path, places: tuple[Path, Path
     return plan
 
 
-def _planned(foresee: Foresee, pool: Pool | str | Path, places: tuple[Path, Path], options: RunOptions, look: Look | None) -> Plan:
+def _planned(steps: Steps, pool: Pool | str | Path, places: tuple[Path, Path], options: RunOptions, look: Look | None) -> Plan:
     """What the run will take."""
-    pool = _opened(pool, options.features_dir)
+    pool = _opened(pool, options.features_dir, steps.embeddings)
     _check_apart(places[1], pool)
     workers = options.num_workers or _cores()
     settings = Settings(options.seed, _device(options.device, options.engine), options.memory_gb, options.allow_invalid)
     plan = Plan(pool, settings, workers, 1 + workers if options.engine == "processes" else 1)
-    foresee(plan, options.within)
+    steps.foresee(plan, options.within)
     if look is not None:
         look.expect(plan)
     return plan
@@ -127,9 +130,9 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _opened(pool: Pool | str | Path, features_dir: str | None) -> Pool:
+def _opened(pool: Pool | str | Path, features_dir: str | None, embeddings: bool) -> Pool:
     if not isinstance(pool, Pool):
-        return Pool.open(pool, features_dir)
+        return Pool.open(pool, features_dir, embeddings=embeddings)
     if features_dir is not None:
         raise ValueError("features_dir is given to Pool.open when a pool is opened first")
     return pool

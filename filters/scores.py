@@ -1,21 +1,35 @@
-"""Scores: of a parquet column, or of a user's table; what every filter that ranks by a score shares."""
+"""Scores by name: a parquet column, a user's table, or one that is computed; what every filter that ranks by a score shares."""
 
 from __future__ import annotations
+
+from importlib import import_module
 
 import numpy as np
 
 from filters.maths import uids
 from filters.maths.arrays import Array
 from filters.outcome import is_in
-from filters.pool.columns import NUMBERS, Rows, Stored, read_table, table_rows
+from filters.pool.columns import NUMBERS, Column, Rows, read_table, table_rows
 from filters.pool.errors import BadInput
 from filters.pool.subset import stamps
+from filters.score import Score
 from filters.work.plan import Plan
 from filters.work.view import View
 from filters.work.work import Work
 from filters.work.workdir import Saved
 
 COLUMNS = {"l14": "clip_l14_similarity_score", "b32": "clip_b32_similarity_score"}
+COMPUTED: dict[str, str] = {}  # name -> module:class
+
+
+def computed(score: str) -> Score | None:
+    """The score that is to be computed, where the text names one."""
+    place = COMPUTED.get(score.partition(":")[0])
+    if place is None:
+        return None
+    module, _, name = place.partition(":")
+    made: Score = getattr(import_module(module), name).of(score)
+    return made
 
 
 def scored(work: Work, rows: Rows, score: str) -> Rows:
@@ -28,8 +42,10 @@ def scored(work: Work, rows: Rows, score: str) -> Rows:
     return found
 
 
-def score_column(work: Work, rows: Rows, score: str) -> Stored:
+def score_column(work: Work, rows: Rows, score: str) -> Column:
     """The score of each row, float32; no value where the source has none."""
+    if (made := computed(score)) is not None:
+        return made.column(work, rows)
     if _is_table(score):
         table = _table(work, score)
         return work.column(score_of_table, rows, table["uids"], table["scores"])["score"]
@@ -51,14 +67,16 @@ def expect_scored(plan: Plan, rows: int, score: str) -> int:
 
 def expect_score(plan: Plan, rows: int, score: str) -> None:
     """What `score_column` takes."""
-    if _is_table(score):
+    if (made := computed(score)) is not None:
+        made.expect(plan, rows)
+    elif _is_table(score):
         plan.column(score_of_table, rows, plan.found(rows, table_rows(score)), "f4")
     else:
         plan.column(score_of_pool, rows, plan.parsed(COLUMNS.get(score, score)), "f4")
 
 
 def _is_table(score: str) -> bool:
-    return score.endswith(".parquet")
+    return score.endswith(".parquet") and computed(score) is None
 
 
 def _table(work: Work, path: str) -> dict[str, Saved]:

@@ -47,3 +47,7 @@ def semdedup() -> NoReturn:
 
 def topscore() -> NoReturn:
     begin("filters.topscore", RESUMED)
+
+
+def baselines() -> NoReturn:
+    begin("baselines.run", RESUMED)

@@ -21,7 +21,7 @@ from filters.filter import Cut, Filter, Measured, Plan
 from filters.options import Layers, option
 from filters.pool.columns import Rows
 from filters.pool.errors import BadInput
-from filters.scores import expect_score, expect_scored, score_column, scored
+from filters.scores import computed, expect_score, expect_scored, score_column, scored
 from filters.work.work import Work
 
 
@@ -33,7 +33,8 @@ class TopScore(Filter):
     alternatives: ClassVar[tuple[tuple[str, ...], ...]] = (("fraction", "size", "threshold"),)
 
     score: str = option("l14, b32, another parquet column, the path of a parquet with uid,score, or (densprune) none: no such stage", "l14")
-    fraction: float | None = option("share of the stage's input to keep", None, interval="(0, 1]")
+    fraction: float | None = option("share to keep: of what reaches the stage, or of the pool", None, interval="(0, 1]")
+    of: str = option("what the fraction is a share of", "stage", choices=("stage", "pool"))
     size: int | None = option("samples to keep, instead of a fraction", None, interval="[1, inf)")
     threshold: float | None = option("smallest score to keep, instead of a fraction", None, interval="(-inf, inf)")
     ties: str = option(
@@ -50,8 +51,8 @@ class TopScore(Filter):
         by = seen.columns["score"]
         if self.threshold is not None:
             return Cut(by=by, threshold=self.threshold)
-        quota = self._quota(rows.count())
-        if quota > rows.count() and self.size is not None:
+        quota = self._quota(rows.count(), work.samples)
+        if quota > rows.count() and (self.size is not None or self.of == "pool"):
             raise BadInput("size", f"{quota:,} samples asked for, {rows.count():,} left ({work.left()})", "ask for fewer")
         return Cut(by=by, quota=quota, all_ties=self.ties == "all")
 
@@ -61,13 +62,17 @@ class TopScore(Filter):
     def expect(self, plan: Plan, rows: int) -> int:
         expect_score(plan, rows, self.score)
         plan.measured(rows, score="f4")
-        return plan.cut(rows, None if self.threshold is not None else self._quota(rows))
+        return plan.cut(rows, None if self.threshold is not None else self._quota(rows, plan.samples))
 
-    def _quota(self, rows: int) -> int:
+    def looks_at_embeddings(self) -> bool:
+        return computed(self.score) is not None
+
+    def _quota(self, rows: int, samples: int) -> int:
+        """rows reach the stage, of so many samples of the pool."""
         if self.size is not None:
             return self.size
         # DataComp's threshold is the score at position int(n * f), counted from 0: it stays too.
-        return int(rows * (self.fraction or 0)) + (self.ties == "all")
+        return int((samples if self.of == "pool" else rows) * (self.fraction or 0)) + (self.ties == "all")
 
 
 def recipe(layers: Layers) -> Filter:

@@ -639,7 +639,7 @@ def main(arguments: list[str] | None = None) -> int:
         run = Run(given.work_dir, given.save_path)
         check_left(run, report)
         if given.share:
-            pool = Pool.open(given.metadata_dir or run.location, run.options["features_dir"])
+            pool = Pool.open(given.metadata_dir or run.location, run.options["features_dir"], embeddings=run.manifest["pool"]["embeddings"])
             report.run(check_pool, run, report, pool, given.share, given.seed)
     except BadInput as error:
         print(f"verify: {error}", file=sys.stderr)

@@ -230,13 +230,16 @@ def numbers_of(batch: pa.Array, kind: np.dtype[Any]) -> Array:
 
 def read_texts(shard: Shard, name: str, rows: I64, pulse: Callable[[int], None]) -> list[str | None]:
     """The texts of a few rows, ascending."""
-    texts: list[str | None] = []
+    return [text for _, texts in text_batches(shard, name, rows, pulse) for text in texts]
+
+
+def text_batches(shard: Shard, name: str, rows: I64, pulse: Callable[[int], None]) -> Iterator[tuple[I64, list[str | None]]]:
+    """The texts of some rows, ascending, a batch at a time, and which rows those are."""
     start = 0
     for batch in parquet_batches(shard, name, pulse):
         here = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + len(batch))]
-        texts += batch.take(here - start).to_pylist()
+        yield here, batch.take(here - start).to_pylist()
         start += len(batch)
-    return texts
 
 
 def read_table(path: str) -> tuple[U64, Array]:

@@ -38,8 +38,12 @@ class Shard:
 
     @property
     def fingerprint(self) -> str:
-        """Of the pool's own pair."""
-        return _digest(self.footer, self.archive.fingerprint if self.archive else "")
+        """Of the pool's own pair: two words, one where no npz was opened."""
+        return " ".join([_digest(self.footer), *([self.archive.fingerprint] if self.archive else [])])
+
+    def like(self, fingerprint: str) -> bool:
+        """Whether a fingerprint taken before is of this very pair, as far as both know it."""
+        return all(mine == its for mine, its in zip(self.fingerprint.split(), fingerprint.split(), strict=False))
 
     def check_unchanged(self, path: Path) -> None:
         """Raise BadInput when the file is not the one that was there when the pool was opened."""
@@ -86,18 +90,19 @@ class Pool:
     shards: tuple[Shard, ...]
 
     @classmethod
-    def open(cls, metadata_dir: str | Path, features_dir: str | Path | None = None, workers: int = 8) -> Pool:
+    def open(cls, metadata_dir: str | Path, features_dir: str | Path | None = None, workers: int = 8, *, embeddings: bool = True) -> Pool:
         """Read the headers of a folder of DataComp metadata pairs.
 
         metadata_dir  folder of {key}.parquet and {key}.npz; other files are ignored
         features_dir  folder of {key}.npz with members of the same rows, looked up before the pool's own
+        embeddings    False: no npz is looked for; every parquet is a shard
         raises        BadInput for a folder without shards, a lone half of a pair, and every fault that headers show
         """
         folder = Path(metadata_dir)
-        keys = list(_keys(folder))
-        beside = Path(features_dir) if features_dir is not None else None
+        keys = list(_keys(folder, embeddings))
+        beside = Path(features_dir) if features_dir is not None and embeddings else None
         with ThreadPoolExecutor(workers) as threads:
-            shards = threads.map(lambda at: _open_shard(folder, beside, keys[at], at), range(len(keys)))
+            shards = threads.map(lambda at: _open_shard(folder, beside, keys[at], at, embeddings), range(len(keys)))
             return cls(folder, tuple(shards))
 
     @property
@@ -133,11 +138,12 @@ class Pool:
                 )
 
 
-def _keys(folder: Path) -> Iterator[str]:
-    """Keys of whole pairs, ascending; a lone npz, or a parquet without npz among pairs, raises BadInput."""
+def _keys(folder: Path, embeddings: bool) -> Iterator[str]:
+    """Keys of whole pairs, ascending; a lone npz, or a parquet without npz among pairs, raises BadInput where embeddings are wanted."""
     try:
         with os.scandir(folder) as entries:
-            names = {entry.name for entry in entries if _is_file(entry)}
+            ends = (".parquet", ".npz") if embeddings else (".parquet",)
+            names = {entry.name for entry in entries if entry.name.endswith(ends) and _is_file(entry)}
     except OSError as error:
         raise from_os(folder, error) from None
     tables, arrays = ({name.removesuffix(end) for name in names if name.endswith(end) and name != end} for end in (".parquet", ".npz"))
@@ -157,7 +163,7 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
         found = entry.is_file()
     except OSError:
         found = False  # a link to itself
-    if not found and entry.is_symlink() and entry.name.endswith((".parquet", ".npz")) and not Path(entry.path).is_dir():
+    if not found and entry.is_symlink() and not Path(entry.path).is_dir():
         key = entry.name.rpartition(".")[0]
         raise BadInput(entry.path, "is a link that leads to no file", f"mend it, or download {key}.npz and {key}.parquet again")
     return found
@@ -169,12 +175,12 @@ def _check_key(folder: Path, key: str) -> None:
         raise BadInput(folder / f"{key}.parquet", f"its key {key!r} holds '..', a separator or a leading dot", "rename the pair")
 
 
-def _open_shard(folder: Path, beside: Path | None, key: str, index: int) -> Shard:
+def _open_shard(folder: Path, beside: Path | None, key: str, index: int, embeddings: bool) -> Shard:
     parquet, npz = folder / f"{key}.parquet", folder / f"{key}.npz"
     if beside is not None and not (beside / f"{key}.npz").is_file():
         raise BadInput(beside / f"{key}.npz", "is not there", "every shard needs its embeddings: same keys, same rows")
     other = beside / f"{key}.npz" if beside is not None else None
-    paths = [path for path in (parquet, npz, other) if path is not None and (path != npz or path.is_file())]
+    paths = [path for path in (parquet, npz, other) if path is not None and (path != npz or (embeddings and path.is_file()))]
     stamps = {path: _stamp(path) for path in paths}
     archives = [Archive.open(path) if path is not None and path in stamps else None for path in (other, npz)]
     rows, columns, footer = _read_footer(parquet)

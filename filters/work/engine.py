@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import traceback
@@ -17,7 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
+
+from filters.work import foreign
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -215,7 +219,7 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self.pipe, its = context.Pipe()
         self.at: Sent | None = None
-        self.process = context.Process(target=_answer, args=(its,), daemon=True)
+        self.process = context.Process(target=_answer, args=(its, foreign.loaded()), daemon=True)
         self.process.start()
         its.close()  # or its death would not end the pipe
 
@@ -225,7 +229,7 @@ class Worker:
         self.process.join()
 
 
-def _answer(pipe: Connection) -> None:
+def _answer(pipe: Connection, files: dict[str, Path]) -> None:
     """What a worker process does: until its pipe ends, or the process that began it."""
     import torch
     from threadpoolctl import threadpool_limits
@@ -235,12 +239,14 @@ def _answer(pipe: Connection) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
-            function, job = pipe.recv()
-            pipe.send(_answered(function, job))
+            message = pipe.recv_bytes()
+            pipe.send(_answered(message, files))
 
 
-def _answered(function: Callable[[Any], Any], job: Any) -> tuple[bool, Any]:
+def _answered(message: bytes, files: dict[str, Path]) -> tuple[bool, Any]:
     try:
+        foreign.load_all(files)
+        function, job = pickle.loads(message)
         return True, function(job)
     except Exception as error:  # noqa: BLE001 - it is raised again where the answer is asked for
         error.add_note(traceback.format_exc())

@@ -45,6 +45,7 @@ class View:
     uid_column: Stored | None
     checked: Path  # where it is marked that a member's CRC-32 was compared
     device: str
+    memory: int  # bytes that it may hold beside its blocks
     stop: Stop
     unit: Unit | None = None  # where the results will lie
     bytes_read: int = 0
@@ -100,6 +101,10 @@ class View:
     def numbers(self, column: str) -> Array:
         """(m,) of a parquet column, in its own float type or float64, for the rows in play; NaN where it has none."""
         return columns.read_numbers(self.shard, column, self.pulse)[self.at]
+
+    def captions(self, column: str = "text") -> Iterator[tuple[I64, list[str | None]]]:
+        """A text column of the rows in play, a batch at a time: their row numbers, and the texts."""
+        yield from columns.text_batches(self.shard, column, self.at, self.pulse)
 
     def texts(self, column: str, at: I64) -> list[str | None]:
         """A text column's values at some rows of the shard."""

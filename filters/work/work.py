@@ -258,7 +258,8 @@ class Work:
 
     def _view(self, shard: Shard, rows: Rows, unit: Unit | None) -> View:
         live = Bits(rows.bits[shard.index], rows.lengths[shard.index])
-        return View(shard, live, self._uids, self.dir.stages / "checked", self.settings.device, self.engine.stop, unit)
+        share = int(self.settings.memory_gb * 1e9 / self.engine.workers)
+        return View(shard, live, self._uids, self.dir.stages / "checked", self.settings.device, share, self.engine.stop, unit)
 
     def _run(
         self, task: Task, rows: Rows, arguments: tuple[Any, ...], units: dict[int, Unit], column: bool, name: str = ""

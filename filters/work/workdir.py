@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache, lru_cache
@@ -51,16 +52,21 @@ def _told(part: Any) -> str:
 @cache
 def source_key() -> str:
     """A digest of this program's own sources: results of another version are not used."""
-    root = Path(__file__).resolve().parents[1]
-    files = sorted(root.rglob("*.py"))
-    return key_of(*(f"{path.relative_to(root)} {sha256(path)}" for path in files))
+    return _sources(Path(__file__).resolve().parents[1])
+
+
+@cache
+def _sources(root: Path) -> str:
+    return key_of(*(f"{path.relative_to(root)} {sha256(path)}" for path in sorted(root.rglob("*.py"))))
 
 
 def foreign_key(function: Callable[..., Any]) -> str:
-    """A digest of the source of a function that is not ours: of its file, or of itself where it was typed in."""
+    """A digest of the source of a function that is not ours: of its package, of its file, or of itself where it was typed in."""
     path = Path(inspect.getsourcefile(function) or "")
     if path.is_relative_to(Path(__file__).resolve().parents[1]):
         return ""
+    if package := getattr(sys.modules[function.__module__.partition(".")[0]], "__path__", None):
+        return _sources(Path(package[0]))
     return sha256(path) if path.is_file() else key_of(inspect.getsource(function))
 
 

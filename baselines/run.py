@@ -1,0 +1,70 @@
+"""The one command line of all baselines.
+
+python baselines/run.py --name clip_score --metadata_dir DIR --save_path OUT.npy --fraction 0.3
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":
+    import importlib
+    import os
+    import sys
+
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    importlib.import_module("filters.start").baselines()
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+
+from baselines import catalogue
+from filters.command import Command
+from filters.options import option, with_underscores
+from filters.pool.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Which one."""
+
+    name: str = option("of the baseline, see --list; or path/to/file.py:Class, a filter of your own")
+
+
+def listed() -> str:
+    """A paragraph a baseline."""
+    told = []
+    for one in catalogue.OURS.values():
+        lines = [("source", one.source), ("published", one.published and str(one.published)), ("needs", one.needs)]
+        told.append("\n".join([f"{one.name}: {one.command.description}", *(f"    {name:<11}{text}" for name, text in lines if text)]))
+    return "\n".join([*told, *(f"{name}: registered by an installed package" for name in catalogue.registered())])
+
+
+def named(arguments: list[str]) -> str | None:
+    """The value of --name."""
+    for at, argument in enumerate(arguments):
+        if argument == "--name" and at + 1 < len(arguments):
+            return arguments[at + 1]
+        if argument.startswith("--name="):
+            return argument.partition("=")[2]
+    return None
+
+
+def command(name: str) -> Command:
+    """Its own, with --name."""
+    return dataclasses.replace(catalogue.find(name).command, heads=(Chosen,))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    arguments = with_underscores(sys.argv[1:] if arguments is None else arguments)
+    name = named(arguments)
+    if "--list" in arguments or (name is None and {"--help", "-h"} & set(arguments)):
+        print(__doc__ if "--list" not in arguments else listed())
+        return 0
+    try:
+        if name is None:
+            raise BadInput("command line", "no --name is given", "see --list")
+        chosen = command(name)
+    except BadInput as error:
+        print(f"baselines: {error}", file=sys.stderr)
+        return 2
+    return chosen.main(arguments)
