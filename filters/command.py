@@ -38,6 +38,7 @@ from filters.options import (
 )
 from filters.outcome import Look, Verdict
 from filters.pool.errors import BadInput, from_os
+from filters.scores import computed, is_table
 from filters.start import RESUMED, SIGNALS
 from filters.work.engine import WorkerDied
 from filters.work.plan import lasting, sized
@@ -206,9 +207,14 @@ class Command:
 
     def _config(self, layers: Layers) -> dict[str, Any]:
         """The settings as the manifest holds them; paths as they are found from any folder."""
-        kept = {name: value for name, value in layers.values.items() if name not in NOT_KEPT}
-        paths = [name for name, value in kept.items() if value and (name in ("within", "features_dir") or str(value).endswith(".parquet"))]
-        return kept | {name: str(Path(kept[name]).resolve()) for name in paths}
+        return {name: _from_anywhere(layers.flags[name], value) for name, value in layers.values.items() if name not in NOT_KEPT}
+
+
+def _from_anywhere(flag: Flag, value: Any) -> Any:
+    if isinstance(value, str) and (flag.options["path"] or is_table(value)):
+        return str(Path(value).resolve())
+    score = computed(value) if flag.attribute == "score" else None
+    return value if score is None else str(score.from_anywhere())
 
 
 def metadata_of(places: Places, progress: Progress) -> Path:

@@ -19,7 +19,7 @@ from filters.work.work import Work
 from filters.work.workdir import Saved
 
 COLUMNS = {"l14": "clip_l14_similarity_score", "b32": "clip_b32_similarity_score"}
-COMPUTED: dict[str, str] = {}  # name -> module:class
+COMPUTED = {"negcliploss": "filters.negcliploss:NegCLIPLoss", "normsim": "filters.normsim:NormSim"}  # name -> module:class
 
 
 def computed(score: str) -> Score | None:
@@ -34,7 +34,7 @@ def computed(score: str) -> Score | None:
 
 def scored(work: Work, rows: Rows, score: str) -> Rows:
     """The rows that the source knows at all: of a table, those it lists; raises BadInput when it lists none."""
-    if not _is_table(score):
+    if not is_table(score):
         return rows
     found = work.select(is_in, rows, _table(work, score)["uids"])
     if not found.count():
@@ -46,7 +46,7 @@ def score_column(work: Work, rows: Rows, score: str) -> Column:
     """The score of each row, float32; no value where the source has none."""
     if (made := computed(score)) is not None:
         return made.column(work, rows)
-    if _is_table(score):
+    if is_table(score):
         table = _table(work, score)
         return work.column(score_of_table, rows, table["uids"], table["scores"])["score"]
     column = COLUMNS.get(score, score)
@@ -56,7 +56,7 @@ def score_column(work: Work, rows: Rows, score: str) -> Column:
 
 def expect_scored(plan: Plan, rows: int, score: str) -> int:
     """What `scored` takes; gives the rows that a table can list at most."""
-    if not _is_table(score):
+    if not is_table(score):
         return rows
     listed = table_rows(score)
     with plan.once("scores_by_uid", 24 * listed):
@@ -69,13 +69,14 @@ def expect_score(plan: Plan, rows: int, score: str) -> None:
     """What `score_column` takes."""
     if (made := computed(score)) is not None:
         made.expect(plan, rows)
-    elif _is_table(score):
+    elif is_table(score):
         plan.column(score_of_table, rows, plan.found(rows, table_rows(score)), "f4")
     else:
         plan.column(score_of_pool, rows, plan.parsed(COLUMNS.get(score, score)), "f4")
 
 
-def _is_table(score: str) -> bool:
+def is_table(score: str) -> bool:
+    """Whether it is a user's own."""
     return score.endswith(".parquet") and computed(score) is None
 
 
