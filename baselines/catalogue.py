@@ -6,7 +6,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from baselines import clip_score, combined, no_filter, random_draw
+from baselines import clip_score, combined, negcliploss, negcliploss_normsim, no_filter, normsim, random_draw
 from baselines.baseline import Baseline
 from filters.command import Command
 from filters.filter import Filter
@@ -25,6 +25,10 @@ OURS = {
         combined.DENSPRUNE,
         combined.DEDUP_SCORE,
         combined.SURVIVORS_RANDOM,
+        negcliploss.BASELINE,
+        normsim.BASELINE,
+        negcliploss_normsim.CHAIN,
+        negcliploss_normsim.RANKS,
     )
 }
 

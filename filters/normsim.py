@@ -37,10 +37,15 @@ class NormSim(Score):
 
     name: ClassVar[str] = "normsim"
 
-    targets: str = option("file of the target images' embeddings: .npy, .npz or .pt, rows as wide as the features", path=True)
+    targets: str | None = option("file of target images' embeddings: .npy, .npz or .pt, rows as wide as the features", None, path=True)
     p: str = option("of the norm: 2; or inf, the largest |cos| [paper]", "inf", choices=("2", "inf"))
     features: str = option("npz member that is compared with them [paper]", "l14_img")
     target_sample: int | None = option("targets to draw at random, where there are more [ours]", None, interval="[1, inf)", unset="all")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.targets is None:
+            raise ValueError("targets must name a file of target images' embeddings")
 
     def column(self, work: Work, rows: Rows) -> Column:
         features, targets = work.pool.features(self.features), self._targets(work.settings.seed)
@@ -65,6 +70,7 @@ class NormSim(Score):
         plan.column(norm_of_cosines, rows, plan.blocks(features, rows) + measure, "f4")
 
     def _targets(self, seed: int) -> Targets:
+        assert self.targets is not None, "it was checked when the score was made"
         return Targets(str(Path(self.targets).resolve()), tuple(stamps(self.targets)), self.target_sample, seed)
 
 
