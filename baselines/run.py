@@ -16,6 +16,7 @@ if __name__ == "__main__":
 import dataclasses
 import sys
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from baselines import catalogue
 from filters.command import Command
@@ -41,7 +42,7 @@ def listed() -> str:
 
 def value_of(flag: str, arguments: list[str]) -> str | None:
     """What follows a flag, if it is there."""
-    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+    for argument, following in zip_longest(arguments, arguments[1:]):
         if argument.startswith(f"{flag}="):
             return argument.partition("=")[2]
         if argument == flag:
