@@ -16,7 +16,7 @@ from baselines.negcliploss import NEEDS, SOURCE, BestByNegCLIPLoss
 from baselines.normsim import TARGETS, BestByNormSim
 from filters.command import Command
 from filters.filter import Cut, Filter, Measured, Plan, Recipe
-from filters.maths.arrays import F64, Array
+from filters.maths.arrays import Array
 from filters.negcliploss import NegCLIPLoss
 from filters.normsim import NormSim
 from filters.options import Layers, option

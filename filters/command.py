@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -38,7 +39,7 @@ from filters.options import (
 )
 from filters.outcome import Look, Verdict
 from filters.pool.errors import BadInput, from_os
-from filters.scores import computed, is_table
+from filters.scores import computed
 from filters.start import RESUMED, SIGNALS
 from filters.work.engine import WorkerDied
 from filters.work.plan import lasting, sized
@@ -49,6 +50,7 @@ DEMO = Path("demo_pool")
 REDRAWN = 0.2  # seconds between two states of the line on a terminal
 RETOLD = 30.0  # and between two lines elsewhere
 PATIENCE = 1.0
+PATH = re.compile(r"\.parquet$|\.py:\w+$")  # values of options that name a file
 T = TypeVar("T")
 
 
@@ -211,10 +213,12 @@ class Command:
 
 
 def _from_anywhere(flag: Flag, value: Any) -> Any:
-    if isinstance(value, str) and (flag.options["path"] or is_table(value)):
-        return str(Path(value).resolve())
+    if not isinstance(value, str):
+        return value
     score = computed(value) if flag.attribute == "score" else None
-    return value if score is None else str(score.from_anywhere())
+    if score is not None:
+        return str(score.from_anywhere())
+    return str(Path(value).resolve()) if flag.options["path"] or PATH.search(value) else value
 
 
 def metadata_of(places: Places, progress: Progress) -> Path:

@@ -34,7 +34,7 @@ def computed(score: str) -> Score | None:
 
 def scored(work: Work, rows: Rows, score: str) -> Rows:
     """The rows that the source knows at all: of a table, those it lists; raises BadInput when it lists none."""
-    if not is_table(score):
+    if not _is_table(score):
         return rows
     found = work.select(is_in, rows, _table(work, score)["uids"])
     if not found.count():
@@ -46,7 +46,7 @@ def score_column(work: Work, rows: Rows, score: str) -> Column:
     """The score of each row, float32; no value where the source has none."""
     if (made := computed(score)) is not None:
         return made.column(work, rows)
-    if is_table(score):
+    if _is_table(score):
         table = _table(work, score)
         return work.column(score_of_table, rows, table["uids"], table["scores"])["score"]
     column = COLUMNS.get(score, score)
@@ -56,7 +56,7 @@ def score_column(work: Work, rows: Rows, score: str) -> Column:
 
 def expect_scored(plan: Plan, rows: int, score: str) -> int:
     """What `scored` takes; gives the rows that a table can list at most."""
-    if not is_table(score):
+    if not _is_table(score):
         return rows
     listed = table_rows(score)
     with plan.once("scores_by_uid", 24 * listed):
@@ -69,14 +69,13 @@ def expect_score(plan: Plan, rows: int, score: str) -> None:
     """What `score_column` takes."""
     if (made := computed(score)) is not None:
         made.expect(plan, rows)
-    elif is_table(score):
+    elif _is_table(score):
         plan.column(score_of_table, rows, plan.found(rows, table_rows(score)), "f4")
     else:
         plan.column(score_of_pool, rows, plan.parsed(COLUMNS.get(score, score)), "f4")
 
 
-def is_table(score: str) -> bool:
-    """Whether it is a user's own."""
+def _is_table(score: str) -> bool:
     return score.endswith(".parquet") and computed(score) is None
 
 
