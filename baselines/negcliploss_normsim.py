@@ -66,8 +66,8 @@ class RankSum(Filter):
             expect_score(plan, rows, score)
         plan.present(rows, 2)
         for _ in range(2):
-            with plan.once("sorted values", 4 * rows):
-                plan.each("sort", rows, plan.values(rows), then=Cost({Kernel(sorting, (), 30e-9): rows}))
+            with plan.once("sorted_values", 4 * rows):
+                plan.each(values_of, rows, plan.values(rows), then=Cost({Kernel(sorting, (), 30e-9): rows}))
         plan.column(sum_of_ranks, rows, Cost({Kernel(ranking, (rows,), 200e-9): 2 * rows}), "f8")
         plan.measured(rows, first_score="f4", second_score="f4", rank_sum="f8")
         return plan.cut(rows, self._quota(plan.samples), bits=64)

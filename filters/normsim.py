@@ -63,7 +63,7 @@ class NormSim(Score):
             compare = Cost({Kernel(comparing, (width, features.dtype, tried), 2 * width * tried / FLOPS): rows * count / tried})
             plan.column(largest_cosine, rows, plan.blocks(features, rows) + compare, "f4")
             return
-        with plan.once("root of targets", 8 * width * width):
+        with plan.once("root_of_targets", 8 * width * width):
             add_up = Cost({Kernel(adding_up, (width,), 2 * width * width / FLOPS): count})
             plan.each("gram", count, Cost(), then=add_up)
         measure = Cost({Kernel(measuring, (width, features.dtype), 2 * width * width / FLOPS): rows})
@@ -104,7 +104,11 @@ def _check_width(targets: Targets, features: Features) -> None:
 
 
 def root_of_targets(work: Work, targets: Targets) -> dict[str, Array]:
-    return {"root": similar.root(similar.gram(rows_of(targets)))}
+    rows = rows_of(targets)
+    with work.shown("gram", len(rows)) as advance:
+        gram = similar.gram(rows)
+        advance(len(rows))
+    return {"root": similar.root(gram)}
 
 
 def norm_of_cosines(view: View, features: Features, root: Saved) -> dict[str, Array]:
