@@ -9,7 +9,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from baselines import clip_score, combined, no_filter, random_draw, ssp, vas_d
+from baselines import clip_score, combined, d2, no_filter, random_draw, ssp, vas_d
 from baselines.baseline import Baseline
 from filters.command import Command
 from filters.filter import Filter, Recipe
@@ -32,6 +32,7 @@ OURS = {
         ssp.BASELINE,
         vas_d.VAS_D,
         vas_d.NORMSIM_D,
+        d2.BASELINE,
     )
 }
 
