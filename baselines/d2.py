@@ -18,7 +18,7 @@ import numpy as np
 from baselines.baseline import Baseline
 from filters.command import Command
 from filters.filter import Cut, Filter, Measured, Plan
-from filters.held import Held, expect_hold, held_bytes, held_value, hold, values_of
+from filters.held import Held, expect_hold, held_bytes, held_value, hold, values_in_play, values_of
 from filters.maths.arrays import F32, I32, I64, Array
 from filters.maths.graph import block_rows, chosen, neighbours, received
 from filters.options import Layers, option
@@ -76,8 +76,8 @@ class D2(Filter):
         plan.present(rows)
         with plan.once("choose", 4 * rows + 8 * len(plan.pool.shards)):
             expect_hold(plan, rows, features)
-            plan.each("values_in_play", rows, plan.values(rows, 2))
-            plan.each("values_in_play", rows, plan.values(rows))
+            plan.each(values_in_play, rows, plan.values(rows, 2))
+            plan.each(values_in_play, rows, plan.values(rows))
             _expect_choice(plan, rows, features, self.neighbors, target)
             with plan.once("some_neighbours", 8 * self.neighbors * rows):
                 pass  # it is told above what they take
@@ -97,12 +97,14 @@ def choose(
     work: Work, rows: Rows, features: list[Features], score: Column, k: int, gamma: float, offset: float, target: int
 ) -> dict[str, Array]:
     """choice: (m,) int32, the number of the choice that took a row, m for none, -1 for no valid row; starts: where shards begin."""
-    held = hold(work, rows, features, BESIDE + A_NEIGHBOUR * k, LESS)
+    held = hold(work, rows, features)
     count = int(held.valid.sum())
     if not 0 < target <= count:
-        raise BadInput("d2", f"{target:,} samples asked for, {count:,} left ({work.left()})", "give a --fraction or --size that fits")
+        raise BadInput(
+            "final size", f"{target:,} samples asked for, {count:,} left ({work.left()})", "give a --fraction or --size that fits"
+        )
     if k >= count:
-        raise BadInput("d2", f"{k:,} neighbours asked for, {count:,} samples left ({work.left()})", "ask for fewer by --neighbors")
+        raise BadInput("--neighbors", f"{k:,} neighbours asked for, {count:,} samples left ({work.left()})", "ask for fewer")
     uids, scores = values_of(work, rows, work.uids), values_of(work, rows, score).astype(np.float64)
     order = np.flatnonzero(held.valid)
     order = order[np.lexsort((uids[order, 1], uids[order, 0]))]

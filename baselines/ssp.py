@@ -46,7 +46,7 @@ class SSP(Filter):
         concept, distance, n = seen.columns["ssp_concept"], seen.columns["ssp_distance"], self._size(work.samples)
         if not 0 < n <= rows.count():
             what = f"{n:,} samples asked for, {rows.count():,} left ({work.left()})"
-            raise BadInput("ssp", what, "give a --fraction or --size that fits")
+            raise BadInput("final size", what, "give a --fraction or --size that fits")
         members = members_and_spread(work, rows, concept, distance, self.concepts)[0]
         return Cut(by=distance, quota=n, group=concept, floor=np.minimum(members, int(self.balance * n / self.concepts)))
 

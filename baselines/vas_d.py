@@ -18,7 +18,7 @@ import numpy as np
 from baselines.baseline import Baseline
 from filters.command import Command
 from filters.filter import Cut, Filter, Measured, Plan, Recipe
-from filters.held import expect_hold, held_bytes, held_value, hold, values_of
+from filters.held import expect_hold, held_bytes, held_value, hold, values_in_play, values_of
 from filters.maths.arrays import F32, Array
 from filters.maths.blocks import BLOCK, unit
 from filters.maths.search import on_device
@@ -79,6 +79,7 @@ class VasD(Rounds, Filter):
             )
         with plan.once("leave", 2 * rows + 8 * len(plan.pool.shards)):
             expect_hold(plan, rows, [features])
+            plan.each(values_in_play, rows, plan.values(rows, 2))
             _expect_rounds(plan, rows, features, self.rounds, target)
             with plan.once("some_rounds", (2 * rows + square) * math.ceil(self.rounds / TOGETHER)):
                 pass  # it is told above what they take
@@ -103,10 +104,12 @@ def pool_variance(work: Work, population: Rows, features: Features) -> dict[str,
 
 def leave(work: Work, rows: Rows, features: Features, rounds: int, target: int, first: Saved) -> dict[str, Array]:
     """left: (m,) int16, the round in which each row left, 0 for one that stays, -1 for no valid row; starts: where shards begin."""
-    held = hold(work, rows, [features], BESIDE, LESS)
+    held = hold(work, rows, [features])
     count = int(held.valid.sum())
     if not 0 < target <= count:
-        raise BadInput("vas_d", f"{target:,} samples asked for, {count:,} left ({work.left()})", "give a --fraction or --size that fits")
+        raise BadInput(
+            "final size", f"{target:,} samples asked for, {count:,} left ({work.left()})", "give a --fraction or --size that fits"
+        )
     left = np.where(held.valid, STAYS, NO_ROW).astype(np.int16)
     uids, engine = values_of(work, rows, work.uids), work.engine
     survivors = Survivors(held.members[0], uids, left, engine.workers, work.settings.device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -11,7 +10,7 @@ import numpy as np
 from filters.maths.arrays import I64, Array, Bool
 from filters.pool.columns import Column, Rows
 from filters.pool.pool import Features
-from filters.work.plan import Plan, row_bytes, too_large
+from filters.work.plan import Plan, row_bytes
 from filters.work.view import View
 from filters.work.work import Work
 
@@ -25,15 +24,9 @@ class Held:
     starts: I64  # (shards,) where each shard's rows begin
 
 
-def hold(work: Work, rows: Rows, features: list[Features], beside: int, do: str) -> Held:
-    """The rows' embeddings.
-
-    beside  bytes a row that the method holds beside them
-    do      what the user may do instead, where --memory_gb does not allow it: told in the BadInput that is raised
-    """
+def hold(work: Work, rows: Rows, features: list[Features]) -> Held:
+    """The rows' embeddings. That they fit was settled by `plan.held`."""
     m = rows.count()
-    if refused := too_large(held_bytes(m, features, beside), work.settings, do):
-        raise refused
     ends = np.concatenate([[0], rows.counts().cumsum()])
     valid, members = np.ones(m, bool), []
     for one in features:
@@ -52,18 +45,16 @@ def expect_hold(plan: Plan, rows: int, features: list[Features]) -> None:
 
 
 def held_bytes(rows: int, features: list[Features], beside: int) -> int:
-    """Bytes of memory that so many rows take."""
+    """Bytes of memory that so many rows take.
+
+    beside  bytes a row that the method holds beside them
+    """
     return rows * (beside + sum(map(row_bytes, features)))
 
 
 def values_of(work: Work, rows: Rows, column: Column) -> Array:
     """(m, ...) a column's values, in the order of the rows held."""
     return np.concatenate(list(work.each(values_in_play, rows, column)))
-
-
-def blocks_of(places: I64, size: int) -> Iterator[I64]:
-    """The places, `size` at a time."""
-    return (places[start : start + size] for start in range(0, len(places), size))
 
 
 def valid_rows(view: View, features: Features) -> dict[str, Array]:

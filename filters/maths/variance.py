@@ -132,5 +132,6 @@ def per_round(start: int, target: int, rounds: int) -> list[int]:
 
     Rounds after the one that reaches the target, which the ceiling can leave, have none [ours; code: fails].
     """
-    each, missing = -(-(start - target) // rounds), start - target
+    missing = start - target
+    each = max(1, -(-missing // rounds))
     return [min(each, missing - begin) for begin in range(0, missing, each)]
