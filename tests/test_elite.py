@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from baselines import d2 as d2_page
 from baselines import run
 from baselines.d2 import D2
 from baselines.ssp import SSP
@@ -236,6 +237,18 @@ def test_vas_d_goes_on_where_it_was_interrupted(pool: Path, tmp_path: Path) -> N
     assert not list((tmp_path / "o.work").rglob("inside"))
 
 
+def test_samples_outside_do_not_count_for_the_first_round(tmp_path: Path) -> None:
+    told = make(tmp_path / "pool", 5)
+    half = {name: values[:75] for name, values in told.items()}
+    make(tmp_path / "half", 5, (75,), told=half)
+    np.save(
+        tmp_path / "half_uids.npy", np.array(sorted((uid(half, at) >> 64, uid(half, at) % 2**64) for at in range(75)), np.dtype("u8,u8"))
+    )
+    recipe = TopScore(fraction=0.5, of="pool") >> VasD(fraction=0.2, rounds=2)
+    within = {"within": str(tmp_path / "half_uids.npy"), "allow_invalid": True}
+    assert kept(recipe, tmp_path / "pool", "one", **within) == kept(recipe, tmp_path / "half", "two", allow_invalid=True)
+
+
 # -- D2
 
 
@@ -281,6 +294,19 @@ def test_neighbours_are_the_nearest_and_of_equals_the_first(device: str) -> None
     np.testing.assert_allclose(far, 2 * (1 - np.take_along_axis(cosines, expected, 1)), atol=4e-6)
     copies = np.take_along_axis(cosines, expected, 1) == 1
     np.testing.assert_array_equal(near[copies], expected[copies])
+
+
+def test_d2_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path / "pool", 6, (1500, 1300))
+    monkeypatch.setattr(d2_page, "TOGETHER", 1)
+    recipe = D2(size=500)
+    whole = kept(recipe, tmp_path / "pool", "whole")
+    with pytest.raises(KeyboardInterrupt):
+        recipe.run(tmp_path / "pool", tmp_path / "o.npy", progress=Stopping("choose: neighbours", 2))
+    watch = Stopping("choose: neighbours")
+    recipe.run(tmp_path / "pool", tmp_path / "o.npy", progress=watch)
+    assert watch.seen == 2  # of three blocks of 1024
+    assert set(read_subset(tmp_path / "o.npy")) == whole
 
 
 @pytest.mark.parametrize("k", [0, 4])

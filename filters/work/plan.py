@@ -43,6 +43,7 @@ LARGE = 2048  # centroids, or rows of a group, beyond which a kernel's time is i
 USUAL_ITERATIONS = 50  # of k-means, after which no label changes: 26 to 70 were seen
 Kind = str | np.dtype[Any]
 SHOWN = 0.02  # of the run's time: shorter passes share a line
+DAY = 86400
 FLOPS = 40e9  # of a worker of an ordinary machine, where nothing has been measured
 
 
@@ -388,9 +389,11 @@ def sized(size: float) -> str:
 
 
 def lasting(seconds: float) -> str:
-    """A time: 0.4 s, 0:12, 3:40, 2:03:40."""
+    """A time: 0.4 s, 0:12, 3:40, 2:03:40, 2.5 d, 340 d."""
     if seconds < 10:
         return f"{seconds:.1f} s"
+    if seconds >= 2 * DAY:
+        return f"{seconds / DAY:,.1f} d" if seconds < 100 * DAY else f"{seconds / DAY:,.0f} d"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
