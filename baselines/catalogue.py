@@ -9,7 +9,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from baselines import basic_filter, clip_score, combined, laion2b, no_filter, random_draw, text_based
+from baselines import basic_filter, clip_score, combined, d2, laion2b, no_filter, random_draw, ssp, text_based, vas_d
 from baselines.baseline import Baseline
 from filters.command import Command
 from filters.filter import Filter, Recipe
@@ -32,6 +32,10 @@ OURS = {
         laion2b.BASELINE,
         basic_filter.BASELINE,
         text_based.BASELINE,
+        ssp.BASELINE,
+        vas_d.VAS_D,
+        vas_d.NORMSIM_D,
+        d2.BASELINE,
     )
 }
 
