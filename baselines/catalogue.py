@@ -9,7 +9,21 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from baselines import basic_filter, clip_score, combined, d2, laion2b, no_filter, random_draw, ssp, text_based, vas_d
+from baselines import (
+    basic_filter,
+    clip_score,
+    combined,
+    d2,
+    laion2b,
+    negcliploss,
+    negcliploss_normsim,
+    no_filter,
+    normsim,
+    random_draw,
+    ssp,
+    text_based,
+    vas_d,
+)
 from baselines.baseline import Baseline
 from filters.command import Command
 from filters.filter import Filter, Recipe
@@ -36,6 +50,10 @@ OURS = {
         vas_d.VAS_D,
         vas_d.NORMSIM_D,
         d2.BASELINE,
+        negcliploss.BASELINE,
+        normsim.BASELINE,
+        negcliploss_normsim.CHAIN,
+        negcliploss_normsim.RANKS,
     )
 }
 

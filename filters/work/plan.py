@@ -30,7 +30,7 @@ from filters.work.regroup import part_rows, room_of_part
 from filters.work.view import Task
 from filters.work.work import Settings, spoken
 
-K_MEANS, SORTED, HELD = "k-means", "sorted rows", "rows held at once"  # what takes most memory
+K_MEANS, SORTED, BATCHES, HELD = "k-means", "sorted rows", "batches of rows", "rows held at once"  # what rows are held in memory for
 PROCESS = 0.4e9  # bytes of memory that a process takes, its blocks included
 SAMPLE = 28  # bytes of memory a sample of the pool
 FOLDERS = 10  # of a work folder itself, and small files in it: lock, origin, manifest, status
@@ -132,9 +132,9 @@ class Plan:
         """A task on each shard, of which nothing is recorded. `then`: what one thread does with the results."""
         self._add(task, rows, cost, then=then)
 
-    def column(self, task: Task | str, rows: int, cost: Cost, *dtypes: Kind) -> None:
-        """A task on each shard that leaves a column of each of these types."""
-        self._record(task, rows, cost, [self._shards * np.dtype(dtype).itemsize for dtype in dtypes])
+    def column(self, task: Task | str, rows: int, cost: Cost, *dtypes: Kind, memory: int = 0) -> None:
+        """A task on each shard that leaves a column of each of these types, and holds so many bytes of rows, all workers together."""
+        self._record(task, rows, cost, [self._shards * np.dtype(dtype).itemsize for dtype in dtypes], memory=memory, holds=BATCHES)
 
     def scan(self, task: Task | str, rows: int, cost: Cost, *sizes: float) -> None:
         """A task on each shard that leaves arrays, of these sizes in bytes over all shards."""
@@ -284,13 +284,15 @@ class Plan:
         share: F64 = self._shards * (size / max(1.0, self._shards.sum()))
         return share
 
-    def _record(self, task: Task | str, rows: int, cost: Cost, arrays: list[F64], parts: F64 | None = None, memory: int = 0) -> None:
+    def _record(
+        self, task: Task | str, rows: int, cost: Cost, arrays: list[F64], parts: F64 | None = None, memory: int = 0, holds: str = SORTED
+    ) -> None:
         """A task that leaves a file of each array for each shard, or for each part."""
         size, units = sum(float(array.sum()) for array in arrays), len(self._shards if parts is None else parts)
         write = {Kernel(rates.writing, (), 3e-9): size, Kernel(rates.recording, (), 1e-3): 2.0 * units * (1 + len(arrays))}
         on_disk = _on_disk(arrays)
         self._store(on_disk)
-        self._add(task, rows, cost + Cost(write), None, parts, memory, on_disk)
+        self._add(task, rows, cost + Cost(write), None, parts, memory, on_disk, holds=holds)
 
     def _store(self, size: int) -> None:
         self._stored += size
@@ -389,11 +391,11 @@ def sized(size: float) -> str:
 
 
 def lasting(seconds: float) -> str:
-    """A time: 0.4 s, 0:12, 3:40, 2:03:40, 2.5 d, 340 d."""
+    """A time: 0.4 s, 0:12, 3:40, 2:03:40, 3.1 days."""
     if seconds < 10:
         return f"{seconds:.1f} s"
-    if seconds >= 2 * DAY:
-        return f"{seconds / DAY:,.1f} d" if seconds < 100 * DAY else f"{seconds / DAY:,.0f} d"
+    if seconds > 2 * DAY:
+        return f"{seconds / DAY:,.1f} days"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from filters.pool.errors import BadInput, from_os
-from filters.work.plan import HELD, K_MEANS, SORTED, Plan, sized
+from filters.work.plan import BATCHES, HELD, K_MEANS, SORTED, Plan, sized
 
 
 def check(plan: Plan, save_path: Path, folder: Path) -> None:
@@ -34,6 +34,7 @@ def _check_memory(plan: Plan) -> None:
 
 _LESS = {
     SORTED: "give a smaller --memory_gb, or ask for more clusters",
+    BATCHES: "give a smaller --memory_gb",
     K_MEANS: "ask for fewer clusters or concepts, or fewer points for each",
     HELD: "let fewer samples reach the stage, or use a larger machine",
 }
