@@ -1,8 +1,8 @@
 """The centroid of largest inner product, all compared, however many; rows and centroids as they lie. METHOD 4 (`image_based`).
 
-What `torch.argmax` of float32 products gives: of equals the first; and of a row that is not finite the first whose product is not
-a number, else the first infinite one. Another BLAS rounds another way, so the labels of another machine, and DataComp's own on another GPU, may
-differ where two centroids are nearest but for rounding.
+What `torch.argmax` of float32 products gives: of equals the first; and for a row that is not finite the first whose product is
+not a number, else the first of the largest. Another BLAS rounds sums another way: where two centroids are equally near but for
+rounding, another machine may find the other one, as DataComp's own code may on another GPU.
 """
 
 from __future__ import annotations
