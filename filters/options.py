@@ -277,8 +277,11 @@ def _is_negative(argument: str) -> bool:
         return False
 
 
-def read_config(path: str, flags: dict[str, Flag]) -> dict[str, Any]:
-    """The settings of a config file: flag names and values; of a manifest, its `config`. Places are left out."""
+def read_config(path: str, flags: dict[str, Flag] | None) -> dict[str, Any]:
+    """The settings of a config file: flag names and values; of a manifest, its `config`. Places are left out.
+
+    flags  of the command, by which they are checked; None: as they stand there
+    """
     try:
         told = json.loads(Path(path).read_text())
     except OSError as error:
@@ -290,6 +293,8 @@ def read_config(path: str, flags: dict[str, Flag]) -> dict[str, Any]:
     if not isinstance(told, dict):
         raise BadInput(path, "is no JSON object", 'write {"flag": value, ...}')
     named = {name.replace("-", "_"): value for name, value in told.items()}
+    if flags is None:
+        return named
     for name in named:
         if name not in flags:
             raise BadInput(path, f"'{name}' is no option of this command", "see --help")
