@@ -9,7 +9,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from baselines import clip_score, combined, image_based, no_filter, random_draw
+from baselines import basic_filter, clip_score, combined, image_based, laion2b, no_filter, random_draw, text_based
 from baselines.baseline import Baseline
 from filters.command import Command
 from filters.filter import Filter, Recipe
@@ -29,6 +29,9 @@ OURS = {
         combined.DENSPRUNE,
         combined.DEDUP_SCORE,
         combined.SURVIVORS_RANDOM,
+        laion2b.BASELINE,
+        basic_filter.BASELINE,
+        text_based.BASELINE,
         image_based.IMAGE_BASED,
         image_based.INTERSECTION,
     )
