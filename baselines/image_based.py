@@ -23,7 +23,7 @@ from filters.maths import exact
 from filters.maths.arrays import Array
 from filters.maths.blocks import BLOCK
 from filters.maths.device import shared
-from filters.options import Layers, option
+from filters.options import Layers, check_fields, option
 from filters.pool import targets
 from filters.pool.columns import TEXTS, Rows
 from filters.pool.errors import BadInput
@@ -106,6 +106,9 @@ class Sources:
         place=True,
     )
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
 
 @dataclass(frozen=True)
 class NearTargets(Sources, Filter):
@@ -136,7 +139,7 @@ class NearTargets(Sources, Filter):
             pass
         for count in self._target_counts(plan):
             with plan.once("met_by_targets", k):
-                steps = -(-count // exact.STEP)
+                steps = -(-count // exact.Exact.size)
                 plan.each("target images", count, Cost(), _compared(features, count, k) * (1 / min(plan.workers, steps)))
         with plan.once("target_centroids", 8 * min(k, IMAGES)):
             pass
