@@ -34,6 +34,7 @@ LID = Asset(
     "lid_model",
 )
 LID_TEXT = "fastText's language model: lid.176.bin [code], or lid.176.ftz, nearly the same [default: the former, downloaded once]"
+MAGIC = (793712314).to_bytes(4, "little")  # how a fastText model begins
 FASTTEXTS = ("fasttext-predict", "fasttext", "fasttext-wheel")  # packages, of which each gives the module fasttext
 CLD3S = ("gcld3", "cld3-py")  # likewise gcld3; both give the same languages
 BYTES = 1000  # of a caption that CLD3 looks at, at most [code]
@@ -50,7 +51,14 @@ def lid(work: Work, path: str | None) -> Given:
     """The model, and what reads it."""
     library = package("fasttext", FASTTEXTS)
     found = assets.find(work, LID, path)
+    with found.path.open("rb") as file:
+        if file.read(len(MAGIC)) != MAGIC:
+            raise _no_model(found.path, "it does not begin as one")
     return Given(found.path, f"{found.key} {library}")
+
+
+def _no_model(path: Path, reason: object) -> BadInput:
+    return BadInput(path, f"is no fastText model ({reason})", f"name one by --{LID.flag}")
 
 
 def english(texts: Sequence[str], model: Given) -> Bool:
@@ -72,7 +80,7 @@ def _lines(path: Path) -> Lines:
     try:
         model = fasttext.load_model(str(path))
     except (ValueError, RuntimeError, MemoryError) as error:
-        raise BadInput(path, f"is no fastText model ({error})", f"name one by --{LID.flag}") from None
+        raise _no_model(path, error) from None
     if hasattr(fasttext, "tokenize"):
         return lambda lines: model.predict(lines)[0]
     # fasttext-predict's own predict takes one line only, but what is below it takes many.
