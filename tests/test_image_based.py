@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -24,12 +25,12 @@ from filters.pool.errors import BadInput
 from filters.pool.pool import Pool
 from filters.topscore import TopScore
 from filters.work.work import Settings
+from tests.datacomp.sitecustomize import FILES
 from tests.pools import Array, random_uids, read_subset, write_shard
 from tests.test_plan import Seen, told
 
 REPO = os.environ.get("DATACOMP_REPO")
 PYTHON = os.environ.get("DATACOMP_PYTHON", sys.executable)  # that has what DataComp's code imports
-SITE = Path(__file__).parent / "datacomp_site"
 GPU = torch.cuda.is_available()
 everywhere = pytest.mark.parametrize(
     "device",
@@ -367,30 +368,20 @@ FLAGS: dict[str, tuple[str, ...]] = {
 }
 
 
-def start_datacomp(pool: Path, files: Path, name: str, save_path: Path, flags: tuple[str, ...]) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": str(SITE), "ASSETS": str(files), "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
+def start_datacomp(pool: Path, files: dict[str, str], name: str, save_path: Path, flags: tuple[str, ...]) -> subprocess.Popen[str]:
+    environment = os.environ | {FILES: json.dumps(files), "PYTHONPATH": str(Path(__file__).parent / "datacomp")}
+    environment["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
     places = ["--metadata_dir", str(pool), "--save_path", str(save_path), "--image_based_scale", "small", "--num_gpus", "1"]
     command = [PYTHON, "baselines.py", "--name", name.split()[0], *places, "--num_workers", "1", *flags]
     return subprocess.Popen(command, cwd=REPO, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-@pytest.fixture(scope="module")
-def assets_folder(made: Any, model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files that DataComp's code asks for, by the names by which it asks."""
-    folder = tmp_path_factory.mktemp("assets")
-    (folder / "fasttext").symlink_to(model)
-    (folder / "small_centroids").symlink_to(made[0] / "centroids.pt")
-    for number in range(5):
-        (folder / f"in1k_clip_vit_l14_{number}").symlink_to(made[0] / f"in1k_{number}.pt")
-    return folder
-
-
 @beside
-def test_datacomps_own_code_writes_the_same_bytes(made: Any, model: str, assets_folder: Path, tmp_path: Path) -> None:
-    """One run takes 10 seconds of waiting: all at once."""
-    runs = {
-        name: start_datacomp(made[0] / "pool", assets_folder, name, tmp_path / f"{name} theirs.npy", flags) for name, flags in FLAGS.items()
-    }
+def test_datacomps_own_code_writes_the_same_bytes(made: Any, model: str, tmp_path: Path) -> None:
+    """A run waits 10 seconds for its own workers: all at once."""
+    files = {"fasttext": model, "small_centroids": str(made[0] / "centroids.pt")}
+    files |= {f"in1k_clip_vit_l14_{number}": str(made[0] / f"in1k_{number}.pt") for number in range(5)}
+    runs = {name: start_datacomp(made[0] / "pool", files, name, tmp_path / f"{name} theirs.npy", flags) for name, flags in FLAGS.items()}
     for name, flags in FLAGS.items():
         assert call(made[0], tmp_path / f"{name}.npy", model, *flags, name=name.split()[0]) == 0
     for name, one in runs.items():
