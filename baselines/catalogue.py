@@ -14,6 +14,7 @@ from baselines import (
     clip_score,
     combined,
     d2,
+    image_based,
     laion2b,
     negcliploss,
     negcliploss_normsim,
@@ -54,6 +55,8 @@ OURS = {
         normsim.BASELINE,
         negcliploss_normsim.CHAIN,
         negcliploss_normsim.RANKS,
+        image_based.IMAGE_BASED,
+        image_based.INTERSECTION,
     )
 }
 

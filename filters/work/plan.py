@@ -104,6 +104,7 @@ class Plan:
         self.rates: Rates = {}
         self.short: BadInput | None = None  # why the run would not start
         self.beyond: BadInput | None = None  # what --memory_gb does not allow
+        self._held: dict[str, int] = {}  # bytes, by what they are for
         self._shards: F64 = np.array([shard.rows for shard in pool.shards], np.float64)
         self._busy = _busy(self._shards, workers)
         self._stored, self._inner, self._suffix = DISK_BLOCK * FOLDERS, "", ""
@@ -120,6 +121,10 @@ class Plan:
         self._suffix = suffix
         yield stage
         self._suffix = outer
+
+    def holds(self, what: str, size: int) -> None:
+        """A table that every process keeps in memory, of this size in bytes."""
+        self._held[what] = max(self._held.get(what, 0), self.processes * size)
 
     def note(self, text: str) -> None:
         """Something that had to be assumed."""
@@ -326,6 +331,7 @@ class Plan:
             processes: int(PROCESS * self.processes),
             f"{self.pool.rows:,} samples": SAMPLE * self.pool.rows,
             most.holds: most.memory,
+            **self._held,
         }
 
     def shares(self) -> dict[Kernel, float]:
