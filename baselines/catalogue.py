@@ -9,7 +9,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from baselines import clip_score, combined, no_filter, random_draw
+from baselines import clip_score, combined, no_filter, random_draw, soft_cap
 from baselines.baseline import Baseline
 from filters.command import Command
 from filters.filter import Filter, Recipe
@@ -29,6 +29,7 @@ OURS = {
         combined.DENSPRUNE,
         combined.DEDUP_SCORE,
         combined.SURVIVORS_RANDOM,
+        soft_cap.BASELINE,
     )
 }
 

@@ -73,6 +73,7 @@ class Pass:
     memory: int  # bytes beside what a process and the pool's samples take
     units: Mapping[Kernel, float]  # of each kernel, for the worker that has most to do
     usual: float = 1.0  # part of the samples after which it ends as a rule
+    holds: str = SORTED  # what the memory is for
 
     def seconds(self, rates: Rates) -> float:
         return float(sum(amount * rates[kernel] for kernel, amount in self.units.items()))
@@ -99,6 +100,7 @@ class Plan:
         self.columns: dict[str, Kind] = {}  # of samples/: dtype by name
         self.having: dict[str, int] = {}  # rows that have a value in each
         self.disk, self.kept = 0, 0  # bytes of the work folder at its fullest; samples in OUT.npy
+        self.listed = 0  # uids in OUT.npy
         self.rates: Rates = {}
         self.short: BadInput | None = None  # what the machine has too little of
         self._shards: F64 = np.array([shard.rows for shard in pool.shards], np.float64)
@@ -128,6 +130,13 @@ class Plan:
     def each(self, task: Task | str, rows: int, cost: Cost, then: Cost | None = None) -> None:
         """A task on each shard, of which nothing is recorded. `then`: what one thread does with the results."""
         self._add(task, rows, cost, then=then)
+
+    def together(self, task: str, samples: int, work: Cost, size: float, memory: int, holds: str) -> None:
+        """All workers at what lies in memory, `memory` bytes beside what the pool's samples take; leaves one array of `size` bytes."""
+        written = _on_disk([np.array([size])])
+        self._store(written)
+        write = Cost({Kernel(rates.writing, (), 3e-9): size})
+        self._add(task, samples, Cost(), work * (1 / self.workers) + write, memory=memory, written=written, holds=holds)
 
     def column(self, task: Task | str, rows: int, cost: Cost, *dtypes: Kind) -> None:
         """A task on each shard that leaves a column of each of these types."""
@@ -223,7 +232,7 @@ class Plan:
         train = trained(features, points, k) * (usual / _busy(_parts(points, chunk_rows(points, k), points), self.workers))
         size = points * row_bytes(features)
         order = Cost({rates_copying(): 3 * size, Kernel(rates.hashing, (), 0.8e-9): size})
-        self._add(K_MEANS, points * iterations, Cost(), train + order, memory=size, usual=usual / iterations)
+        self._add(K_MEANS, points * iterations, Cost(), train + order, memory=size, usual=usual / iterations, holds=K_MEANS)
 
     # -- what things cost
 
@@ -295,11 +304,12 @@ class Plan:
         memory: int = 0,
         written: int = 0,
         usual: float = 1.0,
+        holds: str = SORTED,
     ) -> None:
         shared = cost * (1 / (self._busy if parts is None else _busy(parts, self.workers)))
         name = self._inner + spoken(task if isinstance(task, str) else task.__name__)
         units = (shared + (then or Cost())).units
-        self.passes.append(Pass(self.stages[-1].name, name, samples, cost.bytes_read, written, memory, units, usual))
+        self.passes.append(Pass(self.stages[-1].name, name, samples, cost.bytes_read, written, memory, units, usual, holds))
 
     # -- sums
 
@@ -311,7 +321,7 @@ class Plan:
         return {
             processes: int(PROCESS * self.processes),
             f"{self.pool.rows:,} samples": SAMPLE * self.pool.rows,
-            K_MEANS if most.name.endswith(K_MEANS) else SORTED: most.memory,
+            most.holds: most.memory,
         }
 
     def shares(self) -> dict[Kernel, float]:
@@ -346,7 +356,7 @@ class Plan:
         memory = f"{sized(sum(self.memory.values()))}: " + ", ".join(
             f"{sized(size)} for {name}" for name, size in self.memory.items() if size
         )
-        told = [("memory", memory), ("disk", f"{sized(self.disk)} in the work folder at most, {sized(16 * self.kept)} for OUT.npy")]
+        told = [("memory", memory), ("disk", f"{sized(self.disk)} in the work folder at most, {sized(16 * self.listed)} for OUT.npy")]
         told += [("assumed", note) for note in self.notes]
         return "\n".join([head, *lines, whole, "", *(f"{name:<15}{text}" for name, text in told)])
 
