@@ -60,7 +60,7 @@ class SoftCap(Filter):
         score = score_column(work, rows, self.score)
         valid = work.present(rows, score)
         counts = valid.counts()
-        drawn = work.once(draws, valid, score, self._law(work.label, int(counts.sum())))
+        drawn = work.once(draws, valid, score, self.law(work.label, int(counts.sum())))
         column = work.column(draws_of, valid, drawn["draws"], counts.cumsum() - counts)
         return Measured(columns={"soft_cap_score": score, "draws": column["draws"]})
 
@@ -73,7 +73,7 @@ class SoftCap(Filter):
     def expect(self, plan: Plan, rows: int) -> int:
         expect_score(plan, rows, self.score)
         plan.present(rows)
-        law = self._law(self.name, rows)
+        law = self.law(self.name, rows)
         with plan.once("draws", 4.0 * rows):
             expect_draws(plan, rows, law)
         plan.column(draws_of, rows, plan.values(rows), "i4")
@@ -84,7 +84,8 @@ class SoftCap(Filter):
     def looks_at_embeddings(self) -> bool:
         return computed(self.score) is not None
 
-    def _law(self, where: str, rows: int) -> Law:
+    def law(self, where: str, rows: int) -> Law:
+        """What is drawn of so many rows; `where` stands in an error."""
         assert self.draws is not None, "it is the one of its group"
         if not rows:
             raise BadInput(where, "no sample has a score", f"give another --score than {self.score}")

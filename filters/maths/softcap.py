@@ -116,7 +116,7 @@ class Runners(NamedTuple):
     penalty: float
 
     def logits(self, rows: I64 | slice) -> F64:
-        now: F64 = (self.scores[rows] - self.center) * self.factor - self.penalty * self.draws[rows]
+        now: F64 = (self.scores[rows].astype(np.float64) - self.center) * self.factor - self.penalty * self.draws[rows]
         return now
 
 
