@@ -9,7 +9,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from baselines import clip_score, combined, no_filter, random_draw, soft_cap
+from baselines import basic_filter, clip_score, combined, d2, laion2b, no_filter, random_draw, soft_cap, ssp, text_based, vas_d
 from baselines.baseline import Baseline
 from filters.command import Command
 from filters.filter import Filter, Recipe
@@ -29,6 +29,13 @@ OURS = {
         combined.DENSPRUNE,
         combined.DEDUP_SCORE,
         combined.SURVIVORS_RANDOM,
+        laion2b.BASELINE,
+        basic_filter.BASELINE,
+        text_based.BASELINE,
+        ssp.BASELINE,
+        vas_d.VAS_D,
+        vas_d.NORMSIM_D,
+        d2.BASELINE,
         soft_cap.BASELINE,
     )
 }

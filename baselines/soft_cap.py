@@ -11,15 +11,16 @@ import numpy as np
 from baselines.baseline import Baseline, Published
 from filters.command import Command
 from filters.filter import Cut, Filter, Measured, Plan
+from filters.held import held_value, values_of
 from filters.maths import softcap
-from filters.maths.arrays import F32, I64, U64, Array
+from filters.maths.arrays import I64, Array
 from filters.maths.softcap import SPAN, Law, Race, Runners, asked, held_bytes
 from filters.options import Layers, option
-from filters.pool.columns import Column, Hashed, Rows
+from filters.pool.columns import Column, Rows
 from filters.pool.errors import BadInput
 from filters.scores import computed, expect_score, expect_scored, score_column, scored
 from filters.work.plan import SAMPLE, Cost
-from filters.work.rates import Kernel, Site, Trial
+from filters.work.rates import Kernel, Site, Trial, writing
 from filters.work.view import View
 from filters.work.work import Work
 from filters.work.workdir import Saved
@@ -112,25 +113,15 @@ def steps(law: Law) -> list[tuple[int, int]]:
 
 def batches(work: Work, rows: Rows, score: Column, law: Law, first: int, last: int, before: Saved | None) -> dict[str, Array]:
     """The draws of batches `first` to `last`, and of those before."""
-    n, end = rows.count(), 0
-    scores, keys = np.empty(n, np.float32), np.empty(n, np.uint64)
-    for values, words in work.each(runners, rows, score, work.hashed(NOISE)):
-        scores[end : end + len(values)], keys[end : end + len(values)] = values, words
-        end += len(values)
-    drawn = np.zeros(n, np.int32) if before is None else np.array(before.load())
+    scores, keys = values_of(work, rows, score), values_of(work, rows, work.hashed(NOISE))
+    drawn = np.zeros(len(keys), np.int32) if before is None else np.array(before.load())
     with work.shown("race", law.size(first, last)) as watch:
         softcap.draw(scores, keys, drawn, law, first, last, work.engine.workers, watch)
     return {"draws": drawn}
 
 
-def runners(view: View, score: Column, key: Hashed) -> tuple[F32, U64]:
-    return view.values(score), view.values(key)
-
-
 def draws_of(view: View, drawn: Saved, starts: I64) -> dict[str, Array]:
-    """The shard's part of all draws."""
-    begin = starts[view.shard.index]
-    return {"draws": np.array(drawn.load()[begin : begin + len(view.at)])}
+    return {"draws": held_value(view, drawn.load(), starts)}
 
 
 def expect_draws(plan: Plan, rows: int, law: Law) -> None:
@@ -138,10 +129,13 @@ def expect_draws(plan: Plan, rows: int, law: Law) -> None:
     plan.note(f"{law.total:,} draws in {law.rounds:,} batches: a sample is asked {asked(law, rows) / rows:,.0f} times, on average")
     memory = max(0, held_bytes(law, rows) - SAMPLE * plan.pool.rows)
     for first, last in steps(law):
-        plan.each("batches: runners", rows, plan.values(rows, 3))
+        for _ in ("scores", "keys"):
+            plan.each("batches: values_in_play", rows, plan.values(rows))
         part = law.size(first, last)
-        race = Cost({Kernel(racing, (), 60e-9): asked(law, rows) * part / law.total})
-        plan.together("batches: race", part, race, 4.0 * rows, memory, "draws")
+        race = Cost({Kernel(racing, (), 60e-9): asked(law, rows) * part / law.total, Kernel(writing, (), 3e-9): 4 * rows})
+        plan.held("batches: race", part, race, memory, "draw from fewer samples")
+    with plan.once("batches", 4.0 * rows * len(steps(law))):
+        pass  # it is told above what they take
 
 
 def racing(site: Site) -> Trial:

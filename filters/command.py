@@ -209,7 +209,7 @@ class Command:
     def _config(self, layers: Layers) -> dict[str, Any]:
         """The settings as the manifest holds them; paths as they are found from any folder."""
         kept = {name: value for name, value in layers.values.items() if name not in NOT_KEPT}
-        paths = [name for name, value in kept.items() if value and (name in ("within", "features_dir") or PATH.search(str(value)))]
+        paths = [name for name, value in kept.items() if value and (layers.flags[name].options.get("place") or PATH.search(str(value)))]
         return kept | {name: str(Path(kept[name]).resolve()) for name in paths}
 
 

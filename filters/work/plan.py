@@ -30,7 +30,7 @@ from filters.work.regroup import part_rows, room_of_part
 from filters.work.view import Task
 from filters.work.work import Settings, spoken
 
-K_MEANS, SORTED = "k-means", "sorted rows"  # what rows are held in memory for
+K_MEANS, SORTED, HELD = "k-means", "sorted rows", "rows held at once"  # what takes most memory
 PROCESS = 0.4e9  # bytes of memory that a process takes, its blocks included
 SAMPLE = 28  # bytes of memory a sample of the pool
 FOLDERS = 10  # of a work folder itself, and small files in it: lock, origin, manifest, status
@@ -43,6 +43,7 @@ LARGE = 2048  # centroids, or rows of a group, beyond which a kernel's time is i
 USUAL_ITERATIONS = 50  # of k-means, after which no label changes: 26 to 70 were seen
 Kind = str | np.dtype[Any]
 SHOWN = 0.02  # of the run's time: shorter passes share a line
+DAY = 86400
 FLOPS = 40e9  # of a worker of an ordinary machine, where nothing has been measured
 
 
@@ -102,7 +103,8 @@ class Plan:
         self.disk, self.kept = 0, 0  # bytes of the work folder at its fullest; samples in OUT.npy
         self.listed = 0  # uids in OUT.npy
         self.rates: Rates = {}
-        self.short: BadInput | None = None  # what the machine has too little of
+        self.short: BadInput | None = None  # why the run would not start
+        self.beyond: BadInput | None = None  # what --memory_gb does not allow
         self._shards: F64 = np.array([shard.rows for shard in pool.shards], np.float64)
         self._busy = _busy(self._shards, workers)
         self._stored, self._inner, self._suffix = DISK_BLOCK * FOLDERS, "", ""
@@ -130,13 +132,6 @@ class Plan:
     def each(self, task: Task | str, rows: int, cost: Cost, then: Cost | None = None) -> None:
         """A task on each shard, of which nothing is recorded. `then`: what one thread does with the results."""
         self._add(task, rows, cost, then=then)
-
-    def together(self, task: str, samples: int, work: Cost, size: float, memory: int, holds: str) -> None:
-        """All workers at what lies in memory, `memory` bytes beside what the pool's samples take; leaves one array of `size` bytes."""
-        written = _on_disk([np.array([size])])
-        self._store(written)
-        write = Cost({Kernel(rates.writing, (), 3e-9): size})
-        self._add(task, samples, Cost(), work * (1 / self.workers) + write, memory=memory, written=written, holds=holds)
 
     def column(self, task: Task | str, rows: int, cost: Cost, *dtypes: Kind) -> None:
         """A task on each shard that leaves a column of each of these types."""
@@ -233,6 +228,14 @@ class Plan:
         size = points * row_bytes(features)
         order = Cost({rates_copying(): 3 * size, Kernel(rates.hashing, (), 0.8e-9): size})
         self._add(K_MEANS, points * iterations, Cost(), train + order, memory=size, usual=usual / iterations, holds=K_MEANS)
+
+    def held(self, name: str, samples: int, cost: Cost, size: int, do: str, usual: float = 1.0) -> None:
+        """What is done with rows that are all in memory, `size` bytes with what is found of them: refused where --memory_gb is less.
+
+        do  what may be done about it
+        """
+        self.beyond = self.beyond or too_large(size, self.settings, do)
+        self._add(name, samples, cost, parts=np.ones(self.workers), memory=size, usual=usual, holds=HELD)
 
     # -- what things cost
 
@@ -387,9 +390,11 @@ def sized(size: float) -> str:
 
 
 def lasting(seconds: float) -> str:
-    """A time: 0.4 s, 0:12, 3:40, 2:03:40."""
+    """A time: 0.4 s, 0:12, 3:40, 2:03:40, 2.5 d, 340 d."""
     if seconds < 10:
         return f"{seconds:.1f} s"
+    if seconds >= 2 * DAY:
+        return f"{seconds / DAY:,.1f} d" if seconds < 100 * DAY else f"{seconds / DAY:,.0f} d"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
@@ -402,6 +407,14 @@ def _width(kind: str) -> int:
     """Bytes of a number, by the name that Arrow gives its type."""
     named = {"halffloat": 2, "float": 4, "double": 8}
     return named.get(kind) or int("".join(filter(str.isdigit, kind)) or 8) // 8
+
+
+def too_large(size: int, settings: Settings, do: str) -> BadInput | None:
+    """The refusal of rows that must be in memory all at once, where --memory_gb does not allow so many bytes."""
+    if size <= settings.memory_gb * 1e9:
+        return None
+    what = f"{sized(settings.memory_gb * 1e9)} do not hold the {sized(size)} of rows that must be in memory at once"
+    return BadInput("--memory_gb", what, f"give --memory_gb {-int(-size // 1e9)}, or {do}")
 
 
 def rates_copying() -> Kernel:
