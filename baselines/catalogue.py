@@ -21,6 +21,7 @@ from baselines import (
     no_filter,
     normsim,
     random_draw,
+    soft_cap,
     ssp,
     text_based,
     vas_d,
@@ -57,6 +58,7 @@ OURS = {
         negcliploss_normsim.RANKS,
         image_based.IMAGE_BASED,
         image_based.INTERSECTION,
+        soft_cap.BASELINE,
     )
 }
 

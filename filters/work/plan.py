@@ -101,6 +101,7 @@ class Plan:
         self.columns: dict[str, Kind] = {}  # of samples/: dtype by name
         self.having: dict[str, int] = {}  # rows that have a value in each
         self.disk, self.kept = 0, 0  # bytes of the work folder at its fullest; samples in OUT.npy
+        self.listed = 0  # uids in OUT.npy
         self.rates: Rates = {}
         self.short: BadInput | None = None  # why the run would not start
         self.beyond: BadInput | None = None  # what --memory_gb does not allow
@@ -366,7 +367,7 @@ class Plan:
         memory = f"{sized(sum(self.memory.values()))}: " + ", ".join(
             f"{sized(size)} for {name}" for name, size in self.memory.items() if size
         )
-        told = [("memory", memory), ("disk", f"{sized(self.disk)} in the work folder at most, {sized(16 * self.kept)} for OUT.npy")]
+        told = [("memory", memory), ("disk", f"{sized(self.disk)} in the work folder at most, {sized(16 * self.listed)} for OUT.npy")]
         told += [("assumed", note) for note in self.notes]
         return "\n".join([head, *lines, whole, "", *(f"{name:<15}{text}" for name, text in told)])
 

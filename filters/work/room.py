@@ -42,7 +42,7 @@ _LESS = {
 
 def _check_disk(plan: Plan, save_path: Path, folder: Path) -> None:
     """The work folder and OUT.npy may lie on two disks. What an earlier run has left in the folder is not needed twice."""
-    held, out = _size(folder), 16 * plan.kept
+    held, out = _size(folder), 16 * plan.listed
     places = [(folder, plan.disk - held, "--work_dir"), (save_path, out, "--save_path")]
     if _same_disk(folder, save_path):
         places = [(folder, plan.disk - held + out, "--work_dir on a larger disk")]
