@@ -434,4 +434,4 @@ def test_a_plan_counts_every_pair_of_a_batch_and_every_target(tmp_path: Path) ->
         assert counted == pytest.approx(shuffles * (70**2 / 4 + 50**2 / 3))
     for count, sample, seen in ((30, None, 30), (5000, None, 5000), (5000, 40, 40)):
         assert units(NormSim(targets_file(tmp_path, count), target_sample=sample), comparing) == 120 * seen
-    assert lasting(3.14 * 86400) == "3.1 days"
+    assert lasting(3.14 * 86400) == "3.1 d"

@@ -398,11 +398,11 @@ def sized(size: float) -> str:
 
 
 def lasting(seconds: float) -> str:
-    """A time: 0.4 s, 0:12, 3:40, 2:03:40, 3.1 days."""
+    """A time: 0.4 s, 0:12, 3:40, 2:03:40, 3.1 d."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds > 2 * DAY:
-        return f"{seconds / DAY:,.1f} days"
+        return f"{seconds / DAY:,.1f} d"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
