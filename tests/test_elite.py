@@ -58,6 +58,7 @@ def make(
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Forecasts try each kernel no longer than they must, and what is called without a run computes as it does in one."""
     monkeypatch.setattr(rates, "SECONDS", 0.0)
+    monkeypatch.setattr(rates, "BURST", 1e-4)
     with one_thread_each():
         yield
 

@@ -86,7 +86,7 @@ class Survivors:
         due = live if first is not None else live[self._may_leave(live, count, of)]
         values = self._aligned(due, of)
         if first is None:
-            self._most[due] = values * float(len(live))
+            self._most[due] = values.astype(np.float64) * len(live)
             self._least[due] = self._most[due] + self._fallen
         out = due[smallest(values, self.uids[due], count)]
         self.left[out] = number
