@@ -58,6 +58,7 @@ def make(
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Forecasts try each kernel no longer than they must, and what is called without a run computes as it does in one."""
     monkeypatch.setattr(rates, "SECONDS", 0.0)
+    monkeypatch.setattr(rates, "BURST", 1e-4)
     with one_thread_each():
         yield
 
@@ -169,7 +170,7 @@ def test_rows_that_are_not_looked_at_again_would_not_have_left(seed: int, device
     counts, looked, found = per_round(3000, 1900, 100), [], []
     for everything in (False, True):
         if everything:
-            monkeypatch.setattr(Survivors, "_may_leave", lambda self, live, count, of: np.ones(len(live), bool))
+            monkeypatch.setattr(Survivors, "may_leave", lambda self, live, count, of: np.ones(len(live), bool))
         survivors = Survivors(rows, uids, np.full(3000, STAYS, np.int16), 2, device)
         looked.append(sum(survivors.drop(number + 1, count) for number, count in enumerate(counts)))
         found.append(survivors.left)

@@ -83,10 +83,10 @@ class Survivors:
         if self.sums is None:
             self.sums = self._outer(live)
         of = variance(self.sums, len(live)) if first is None else first
-        due = live if first is not None else live[self._may_leave(live, count, of)]
+        due = live if first is not None else live[self.may_leave(live, count, of)]
         values = self._aligned(due, of)
         if first is None:
-            self._most[due] = values * float(len(live))
+            self._most[due] = values.astype(np.float64) * len(live)
             self._least[due] = self._most[due] + self._fallen
         out = due[smallest(values, self.uids[due], count)]
         self.left[out] = number
@@ -95,7 +95,7 @@ class Survivors:
         self._fallen += float(np.linalg.norm(gone / float(ONE) ** 2))  # no less than the largest eigenvalue
         return len(due)
 
-    def _may_leave(self, live: I64, count: int, of: F32) -> Bool:
+    def may_leave(self, live: I64, count: int, of: F32) -> Bool:
         """Which rows can be among the `count` smallest, whatever rounding did to the known sums and does to those of this round."""
         # |fl(f^T S f) - f^T S f| <= 2 (d + 1) 2^-24 |f|^T |S| |f|, and that is at most the norm of S; taken twice.
         self._error = max(self._error, len(live) * of.shape[0] * 2.0**-22 * float(np.linalg.norm(of)))
