@@ -91,7 +91,7 @@ class RunOptions:
     )
     engine: str = option("what runs the tasks", "threads", choices=("threads", "processes"))
     num_workers: int | None = option("tasks at a time [default: the cores]", None, interval="[1, inf)", unset="cores")
-    memory_gb: float = option("GB that sorted rows, or batches of rows, may take in memory", 4.0, interval="(0, 1000000]")
+    memory_gb: float = option("GB that rows may take in memory: sorted, in batches, or held at once", 4.0, interval="(0, 1000000]")
     allow_invalid: bool = option("go on when more than 1 % of the pool is invalid", False)
 
 

@@ -56,7 +56,7 @@ class TopScore(Filter):
         if self.threshold is not None:
             return Cut(by=by, threshold=self.threshold)
         quota = self._quota(rows.count(), work.samples)
-        if quota > rows.count() and (self.size is not None or self.of == "pool"):
+        if quota > rows.count() and (self.size is not None or (self.of == "pool" and self.ties == "uid")):
             raise BadInput("size", f"{quota:,} samples asked for, {rows.count():,} left ({work.left()})", "ask for fewer")
         return Cut(by=by, quota=quota, all_ties=self.ties == "all")
 

@@ -174,3 +174,23 @@ def test_a_file_that_is_not_there_or_of_another_kind_is_refused_by_name(name: st
     with pytest.raises(BadInput) as found:
         load(tmp_path / name)
     assert str(tmp_path) in str(found.value)
+
+
+@pytest.mark.parametrize("named", [b"numpy._core.multiarray", b"numpy.core.multiarray"])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_a_numpy_array_that_torch_saved_is_read_whatever_numpy_called_its_module(named: bytes, dtype: type, tmp_path: Path) -> None:
+    rows: Array = ROWS.astype(dtype)
+    torch.save(rows, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+    saved = (tmp_path / "a.pt").read_bytes()
+    assert saved.count(b"numpy._core.multiarray") == 1
+    (tmp_path / "a.pt").write_bytes(saved.replace(b"numpy._core.multiarray", named))
+    found = load(tmp_path / "a.pt")
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, rows)
+
+
+def test_a_numpy_array_of_another_kind_is_refused(tmp_path: Path) -> None:
+    for rows in (np.ones((3, 2), np.int64), np.ones((3, 2), object), np.ones((0, 2)), np.ones(4)):
+        torch.save(rows, tmp_path / "a.pt")
+        with pytest.raises(BadInput, match=r"a\.pt"):
+            load(tmp_path / "a.pt")

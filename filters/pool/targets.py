@@ -28,14 +28,19 @@ DO = "name a file of rows of float16, float32 or float64"
 
 def load(path: Path) -> Array:
     """(n, d) float16, float32 or float64, every row finite and not zero; raises BadInput for anything else."""
+    rows = unchecked(path)
+    _check_rows(path, rows)
+    return rows
+
+
+def unchecked(path: Path) -> Array:
+    """The same, but no row has been looked at."""
     if path.suffix not in KINDS:
         raise BadInput(path, f"is none of {', '.join(KINDS)}", DO)
     try:
-        rows = {".npy": _of_npy, ".npz": _of_npz, ".pt": _of_torch}[path.suffix](path)
+        return {".npy": _of_npy, ".npz": _of_npz, ".pt": _of_torch}[path.suffix](path)
     except OSError as error:
         raise from_os(path, error) from None
-    _check_rows(path, rows)
-    return rows
 
 
 def _of_npy(path: Path) -> Array:
@@ -90,11 +95,11 @@ UNREADABLE = (pickle.UnpicklingError, zipfile.BadZipFile, *_ODD)
 
 
 def _of_torch(path: Path) -> Array:
-    """Of a tensor, or of a list, tuple or dict with one in it: labels or counts may lie beside it."""
+    """Of a tensor or a numpy array, or of a list, tuple or dict with one in it: labels or counts may lie beside it."""
     import torch
 
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_of_numpy_arrays()):
             warnings.simplefilter("ignore")  # of how the file was pickled
             told = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except UNREADABLE as error:
@@ -102,6 +107,7 @@ def _of_torch(path: Path) -> Array:
             path, f"cannot be read ({shortened(str(error).partition(chr(10))[0], 160)})", "save one tensor with torch.save"
         ) from None
     held: list[Any] = list(told.values() if isinstance(told, dict) else told if isinstance(told, list | tuple) else [told])
+    held = [torch.from_numpy(one) if isinstance(one, np.ndarray) and one.dtype.str in DTYPES else one for one in held]
     tensors = [one for one in held if isinstance(one, torch.Tensor)]
     if len(tensors) > 1:
         tensors = [one for one in tensors if one.ndim == 2 and one.is_floating_point()]
@@ -113,6 +119,13 @@ def _of_torch(path: Path) -> Array:
         raise BadInput(path, f"is a tensor of {dtype}, {tensor.layout}, on {tensor.device}", DO)
     _check_shape(path, _OF_TORCH[dtype], tuple(tensor.shape))
     return np.asarray(tensor.detach().numpy())
+
+
+def _of_numpy_arrays() -> list[Any]:
+    """What torch may call to make a plain array: DataComp's centroids are saved as one, by a numpy that called its module otherwise."""
+    make: Any = np.empty(0).__reduce__()[0]
+    kinds = [type(np.dtype(kind)) for kind in DTYPES]
+    return [make, (make, "numpy.core.multiarray._reconstruct"), np.ndarray, np.dtype, *kinds]
 
 
 _OF_TORCH = {"float16": "<f2", "float32": "<f4", "float64": "<f8"}

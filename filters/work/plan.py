@@ -30,7 +30,7 @@ from filters.work.regroup import part_rows, room_of_part
 from filters.work.view import Task
 from filters.work.work import Settings, spoken
 
-K_MEANS, SORTED, BATCHES = "k-means", "sorted rows", "batches of rows"  # what rows are held in memory for
+K_MEANS, SORTED, BATCHES, HELD = "k-means", "sorted rows", "batches of rows", "rows held at once"  # what rows are held in memory for
 PROCESS = 0.4e9  # bytes of memory that a process takes, its blocks included
 SAMPLE = 28  # bytes of memory a sample of the pool
 FOLDERS = 10  # of a work folder itself, and small files in it: lock, origin, manifest, status
@@ -101,8 +101,11 @@ class Plan:
         self.columns: dict[str, Kind] = {}  # of samples/: dtype by name
         self.having: dict[str, int] = {}  # rows that have a value in each
         self.disk, self.kept = 0, 0  # bytes of the work folder at its fullest; samples in OUT.npy
+        self.listed = 0  # uids in OUT.npy
         self.rates: Rates = {}
-        self.short: BadInput | None = None  # what the machine has too little of
+        self.short: BadInput | None = None  # why the run would not start
+        self.beyond: BadInput | None = None  # what --memory_gb does not allow
+        self._held: dict[str, int] = {}  # bytes, by what they are for
         self._shards: F64 = np.array([shard.rows for shard in pool.shards], np.float64)
         self._busy = _busy(self._shards, workers)
         self._stored, self._inner, self._suffix = DISK_BLOCK * FOLDERS, "", ""
@@ -119,6 +122,10 @@ class Plan:
         self._suffix = suffix
         yield stage
         self._suffix = outer
+
+    def holds(self, what: str, size: int) -> None:
+        """A table that every process keeps in memory, of this size in bytes."""
+        self._held[what] = max(self._held.get(what, 0), self.processes * size)
 
     def note(self, text: str) -> None:
         """Something that had to be assumed."""
@@ -227,6 +234,14 @@ class Plan:
         order = Cost({rates_copying(): 3 * size, Kernel(rates.hashing, (), 0.8e-9): size})
         self._add(K_MEANS, points * iterations, Cost(), train + order, memory=size, usual=usual / iterations, holds=K_MEANS)
 
+    def held(self, name: str, samples: int, cost: Cost, size: int, do: str, usual: float = 1.0) -> None:
+        """What is done with rows that are all in memory, `size` bytes with what is found of them: refused where --memory_gb is less.
+
+        do  what may be done about it
+        """
+        self.beyond = self.beyond or too_large(size, self.settings, do)
+        self._add(name, samples, cost, parts=np.ones(self.workers), memory=size, usual=usual, holds=HELD)
+
     # -- what things cost
 
     def blocks(self, features: Features, rows: int) -> Cost:
@@ -317,6 +332,7 @@ class Plan:
             processes: int(PROCESS * self.processes),
             f"{self.pool.rows:,} samples": SAMPLE * self.pool.rows,
             most.holds: most.memory,
+            **self._held,
         }
 
     def shares(self) -> dict[Kernel, float]:
@@ -351,7 +367,7 @@ class Plan:
         memory = f"{sized(sum(self.memory.values()))}: " + ", ".join(
             f"{sized(size)} for {name}" for name, size in self.memory.items() if size
         )
-        told = [("memory", memory), ("disk", f"{sized(self.disk)} in the work folder at most, {sized(16 * self.kept)} for OUT.npy")]
+        told = [("memory", memory), ("disk", f"{sized(self.disk)} in the work folder at most, {sized(16 * self.listed)} for OUT.npy")]
         told += [("assumed", note) for note in self.notes]
         return "\n".join([head, *lines, whole, "", *(f"{name:<15}{text}" for name, text in told)])
 
@@ -399,6 +415,14 @@ def _width(kind: str) -> int:
     """Bytes of a number, by the name that Arrow gives its type."""
     named = {"halffloat": 2, "float": 4, "double": 8}
     return named.get(kind) or int("".join(filter(str.isdigit, kind)) or 8) // 8
+
+
+def too_large(size: int, settings: Settings, do: str) -> BadInput | None:
+    """The refusal of rows that must be in memory all at once, where --memory_gb does not allow so many bytes."""
+    if size <= settings.memory_gb * 1e9:
+        return None
+    what = f"{sized(settings.memory_gb * 1e9)} do not hold the {sized(size)} of rows that must be in memory at once"
+    return BadInput("--memory_gb", what, f"give --memory_gb {-int(-size // 1e9)}, or {do}")
 
 
 def rates_copying() -> Kernel:
