@@ -149,7 +149,7 @@ def test_many_tiles_give_the_same_scores(device: str, monkeypatch: pytest.Monkey
     rng = np.random.default_rng(1)
     images, texts = rng.standard_normal((2, 1100 if device == "cpu" else 300, 12), np.float32).astype(np.float16)
     monkeypatch.setattr(contrast, "STEP", 96)
-    monkeypatch.setattr(contrast, "TOGETHER", contrast.BLOCK)
+    monkeypatch.setattr(contrast, "TOGETHER", 1024)
     np.testing.assert_allclose(contrast.scores(images, texts, 0.01, device), loss(images, texts, 0.01), atol=1e-6)
 
 

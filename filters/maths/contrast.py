@@ -1,8 +1,8 @@
 """How much better an image and a text fit each other than the others of a random batch: negCLIPLoss. METHOD 5.
 
 Arrays in, arrays out. The products of a batch come in tiles, and of each tile alone the logarithms of the sums over its rows and
-columns are kept: memory is O(m), not O(m * m). Each is taken from its own largest number: at the published temperature of 0.01
-cosines that differ by 1 differ by a factor of e^100, more than float32 holds.
+columns are kept: memory is O(m), not O(m * m). No number is subtracted from all: at the published temperature of 0.01 cosines that
+differ by 1 differ by a factor of e^100, more than float32 holds.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from filters.maths.arrays import F32, I64, U64, Array
-from filters.maths.blocks import BLOCK, measured, padded, unit
+from filters.maths.blocks import BLOCK, TILE, measured, padded, unit
 from filters.maths.device import Lane, lane, products
 from filters.maths.search import on_device
 from filters.maths.split import held, multiplied
@@ -21,7 +21,6 @@ from filters.maths.split import held, multiplied
 if TYPE_CHECKING:
     from torch import Tensor
 
-TILE = 256  # texts that BLOCK images are multiplied with at a time: the products fit the cache
 TOGETHER = 4 * BLOCK  # images that a tile of texts is made unit rows for
 STEP = 4096  # both, on a GPU
 LEAST = 1e-30  # of a sum of float32, beside terms that it has lost

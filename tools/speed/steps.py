@@ -341,7 +341,7 @@ def _rivals(sizes: Sizes) -> dict[str, Step]:
         _with_run(peers.negcliploss, size),
         "the whole matrix, `torch.exp`",
         (ONE, OPENMP, WORKERS),
-        limit=_products(4.0 * size * size * made.WIDTH, (1024, made.WIDTH, 512)),
+        limit=_products(4.0 * size * size * made.WIDTH, (1024, made.WIDTH, 1024)),
         agree=same.close("scores", 1e-5),
     )
     return {"negcliploss": loss, "normsim": _of_norms(rows, targets, "inf"), "normsim_2": _of_norms(rows, targets, "2")}
