@@ -68,7 +68,7 @@ class Captions(Filter):
 
     name: ClassVar[str] = "captions"
 
-    lid_model: str | None = option(language.LID_TEXT, None, place=True)
+    lid_model: str | None = option(language.LID_TEXT, None, path=True)
 
     def measure(self, work: Work, rows: Rows) -> Measured:
         work.pool.check_column("text", TEXTS)
@@ -98,12 +98,12 @@ class Sources:
     alternatives: ClassVar[tuple[tuple[str, ...], ...]] = (("image_based_scale", "centroids"),)
 
     image_based_scale: str | None = option("whose centroids, made by DataComp, downloaded once [code]", None, choices=tuple(SCALES))
-    centroids: str | None = option("file of centroids instead, .npy, .npz or .pt", None, place=True)
+    centroids: str | None = option("file of centroids instead, .npy, .npz or .pt", None, path=True)
     target_features: str | None = option(
         "file of target images' embeddings, .npy, .npz or .pt, or a pattern of several, such as 'DIR/in1k_*.pt' "
         "[default: ImageNet's training set, made by DataComp, downloaded once; code]",
         None,
-        place=True,
+        path=True,
     )
 
     def __post_init__(self) -> None:
@@ -250,7 +250,7 @@ def comparing(site: Site, width: int, dtype: str, k: int) -> Trial:
 class ImageBased(Sources):
     """As DataComp spells its options."""
 
-    lid_model: str | None = option(language.LID_TEXT, None, place=True)
+    lid_model: str | None = option(language.LID_TEXT, None, path=True)
 
     def recipe(self) -> Recipe:
         return Captions(self.lid_model) >> NearTargets(self.image_based_scale, self.centroids, self.target_features)

@@ -32,7 +32,11 @@ class TopScore(Filter):
     name: ClassVar[str] = "topscore"
     alternatives: ClassVar[tuple[tuple[str, ...], ...]] = (("fraction", "size", "threshold"),)
 
-    score: str = option("l14, b32, another parquet column, the path of a parquet with uid,score, or (densprune) none: no such stage", "l14")
+    score: str = option(
+        "l14, b32, another parquet column, the path of a parquet with uid,score, one that is computed (negcliploss:..., normsim:...), or "
+        "(densprune) none: no such stage",
+        "l14",
+    )
     fraction: float | None = option("share to keep: of what reaches the stage, or of the pool", None, interval="(0, 1]")
     of: str = option("what the fraction is a share of", "stage", choices=("stage", "pool"))
     size: int | None = option("samples to keep, instead of a fraction", None, interval="[1, inf)")

@@ -16,10 +16,11 @@ import numpy as np
 
 from filters.maths.arrays import Array, Bool
 from filters.maths.blocks import BLOCK, measured, valid
+from filters.maths.search import on_device
 from filters.pool.archive import DTYPES, Archive
 from filters.pool.embeddings import raw_blocks
 from filters.pool.errors import BadInput, from_os, shortened
-from filters.pool.files import read_npy, read_npy_header
+from filters.pool.files import read_npy_header
 
 KINDS = (".npy", ".npz", ".pt")
 DO = "name a file of rows of float16, float32 or float64"
@@ -54,7 +55,7 @@ def _of_npy(path: Path) -> Array:
     claimed = header.size + math.prod(header.shape) * np.dtype(header.descr).itemsize
     if claimed != size:
         raise BadInput(path, f"its header claims {claimed:,} bytes, the file holds {size:,}", "make it again: it is cut off")
-    return read_npy(path)
+    return _mapped(path, np.dtype(header.descr).str, header.size, header.shape)
 
 
 def _of_npz(path: Path) -> Array:
@@ -69,7 +70,12 @@ def _of_npz(path: Path) -> Array:
     for raw in raw_blocks(member, everything, verify=True, pulse=lambda size: None):  # to the end: the checksum is compared there
         if not member.entry.stored:
             unpacked[raw.at] = raw.rows
-    return np.memmap(path, member.dtype, "r", member.start + member.header, member.shape) if member.entry.stored else unpacked
+    return _mapped(path, member.dtype, member.start + member.header, member.shape) if member.entry.stored else unpacked
+
+
+def _mapped(path: Path, dtype: str, start: int, shape: tuple[int, ...]) -> Array:
+    """What would be written into it stays in memory (torch warns of rows that cannot be written)."""
+    return np.memmap(path, dtype, "c", start, shape)
 
 
 # What torch raises for a file that is damaged, or holds more than tensors.
@@ -142,7 +148,4 @@ def _check_rows(path: Path, rows: Array) -> None:
 
 
 def _good(rows: Array) -> Bool:
-    import torch
-
-    # A copy: torch warns of rows that are mapped, since they cannot be written.
-    return np.asarray(valid(measured(torch.from_numpy(np.array(rows)))[1]))
+    return np.asarray(valid(measured(on_device(rows, "cpu"))[1]))
