@@ -181,7 +181,7 @@ class Command:
             except BadInput as error:  # the table is for the eye: it costs no run
                 progress.say(f"no table of concepts: {error}")
 
-        outcome = self.recipe(layers).run(
+        outcome = self._made(layers).run(
             metadata_of(places, progress),
             *self._places(places),
             layers.part(RunOptions),
@@ -198,11 +198,17 @@ class Command:
             raise BadInput(DEMO, "is not drawn yet", "run once without --dry_run")
         look = Look(lambda work, verdict: None, summary.expect_concepts)
         metadata = metadata_of(places, Silent())
-        plan = self.recipe(layers).plan(metadata, *self._places(places), layers.part(RunOptions), look)
+        plan = self._made(layers).plan(metadata, *self._places(places), layers.part(RunOptions), look)
         if not call.quiet:
             print(plan)
         if plan.short:
             raise plan.short
+
+    def _made(self, layers: Layers) -> Recipe:
+        try:
+            return self.recipe(layers)
+        except ValueError as error:
+            raise BadInput("command line", str(error), "see --help") from None
 
     def _places(self, places: Places) -> tuple[str, str | None]:
         return places.save_path or f"{self.name}_{places.pool}.npy", places.work_dir
