@@ -27,7 +27,7 @@ class BasicFilter(Filter):
 
     name: ClassVar[str] = "basic_filter"
 
-    lid_model: str | None = option(language.LID_TEXT, None, place=True)
+    lid_model: str | None = option(language.LID_TEXT, None, path=True)
 
     def measure(self, work: Work, rows: Rows) -> Measured:
         work.pool.check_column("text", TEXTS)

@@ -9,7 +9,23 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from baselines import basic_filter, clip_score, combined, laion2b, no_filter, random_draw, text_based
+from baselines import (
+    basic_filter,
+    clip_score,
+    combined,
+    d2,
+    image_based,
+    laion2b,
+    negcliploss,
+    negcliploss_normsim,
+    no_filter,
+    normsim,
+    random_draw,
+    soft_cap,
+    ssp,
+    text_based,
+    vas_d,
+)
 from baselines.baseline import Baseline
 from filters.command import Command
 from filters.filter import Filter, Recipe
@@ -32,6 +48,17 @@ OURS = {
         laion2b.BASELINE,
         basic_filter.BASELINE,
         text_based.BASELINE,
+        ssp.BASELINE,
+        vas_d.VAS_D,
+        vas_d.NORMSIM_D,
+        d2.BASELINE,
+        negcliploss.BASELINE,
+        normsim.BASELINE,
+        negcliploss_normsim.CHAIN,
+        negcliploss_normsim.RANKS,
+        image_based.IMAGE_BASED,
+        image_based.INTERSECTION,
+        soft_cap.BASELINE,
     )
 }
 

@@ -23,9 +23,9 @@ class TextBased(Filter):
 
     name: ClassVar[str] = "text_based"
 
-    lid_model: str | None = option(language.LID_TEXT, None, place=True)
-    wordnet_dir: str | None = option(wordnet.DICT_TEXT, None, place=True)
-    imagenet_ids: str | None = option(wordnet.ENTITIES_TEXT, None, place=True)
+    lid_model: str | None = option(language.LID_TEXT, None, path=True)
+    wordnet_dir: str | None = option(wordnet.DICT_TEXT, None, path=True)
+    imagenet_ids: str | None = option(wordnet.ENTITIES_TEXT, None, path=True)
 
     def measure(self, work: Work, rows: Rows) -> Measured:
         work.pool.check_column("text", TEXTS)

@@ -39,6 +39,7 @@ from filters.options import (
 )
 from filters.outcome import Look, Verdict
 from filters.pool.errors import BadInput, from_os
+from filters.scores import computed
 from filters.start import RESUMED, SIGNALS
 from filters.work.engine import WorkerDied
 from filters.work.plan import lasting, sized
@@ -208,9 +209,16 @@ class Command:
 
     def _config(self, layers: Layers) -> dict[str, Any]:
         """The settings as the manifest holds them; paths as they are found from any folder."""
-        kept = {name: value for name, value in layers.values.items() if name not in NOT_KEPT}
-        paths = [name for name, value in kept.items() if value and (layers.flags[name].options.get("place") or PATH.search(str(value)))]
-        return kept | {name: str(Path(kept[name]).resolve()) for name in paths}
+        return {name: _from_anywhere(layers.flags[name], value) for name, value in layers.values.items() if name not in NOT_KEPT}
+
+
+def _from_anywhere(flag: Flag, value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    score = computed(value) if flag.attribute == "score" else None
+    if score is not None:
+        return str(score.from_anywhere())
+    return str(Path(value).resolve()) if flag.options["path"] or PATH.search(value) else value
 
 
 def metadata_of(places: Places, progress: Progress) -> Path:

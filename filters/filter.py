@@ -22,6 +22,7 @@ from filters.maths.arrays import Array
 from filters.options import RunOptions, check_fields
 from filters.outcome import Look, Outcome, Verdict
 from filters.pool.columns import Column, Rows
+from filters.pool.errors import BadInput
 from filters.pool.pool import Pool
 from filters.run import Steps, foreseen, run
 from filters.work.cutting import Cut
@@ -140,7 +141,7 @@ class Recipe(ABC):
         rows = start.kept
         for one in self.filters():
             rows = one.known(work, rows)
-        work.samples = rows.count()
+        work.population, work.samples = rows, rows.count()
         result = self.apply(work, rows, Names())
         outcome.refuse_nothing(work, result.kept)
         result.dropped = [*start.dropped, ("outside", start.kept - rows), *result.dropped]
@@ -152,6 +153,7 @@ class Filter(Recipe):
 
     name: ClassVar[str]  # of the stage: status of what it drops
     alternatives: ClassVar[tuple[tuple[str, ...], ...]] = ()  # groups of fields of which exactly one is given
+    repeats: ClassVar[bool] = False  # it lists samples more than once, by Cut.repeat: a last step
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -199,6 +201,7 @@ class Filter(Recipe):
             valid = work.present(rows, *seen.columns.values())
             work.refuse_invalid(rows - valid)
             cut = self.decide(work, valid, seen)
+            assert cut.repeat is None or self.repeats, "a filter that lists samples more than once says so by `repeats`"
             kept = work.cut(valid, cut)
             stage.invalid, stage.kept = stage.rows_in - valid.count(), kept.count()
             tables = {f"concepts{suffix}": cut.table | _kept(work, kept, cut)} if cut.table else {}
@@ -206,7 +209,7 @@ class Filter(Recipe):
             raise ValueError(f"{self.name} measures a column named uid or status, which every sample has already")
         columns = {column + suffix: values for column, values in seen.columns.items()}
         arrays = {array + suffix: saved for array, saved in seen.arrays.items()}
-        return Verdict(kept, [("invalid", rows - valid), (self.name + suffix, valid - kept)], columns, arrays, tables)
+        return Verdict(kept, [("invalid", rows - valid), (self.name + suffix, valid - kept)], columns, arrays, tables, cut.repeat)
 
 
 def _kept(work: Work, kept: Rows, cut: Cut) -> dict[str, Array]:
@@ -221,6 +224,11 @@ class Combined(Recipe):
     sign: str
     left: Recipe
     right: Recipe
+
+    def __post_init__(self) -> None:
+        for one in (*self.left.filters(), *(self.right.filters() if self.sign != ">>" else ())):
+            if one.repeats:
+                raise BadInput(repr(self), f"{one.name} lists samples more than once", "let it come last: after >>, beside no & | -")
 
     def __repr__(self) -> str:
         return f"({self.left!r} {self.sign} {self.right!r})"
@@ -242,7 +250,8 @@ class Combined(Recipe):
         kept, dropped = _RULES[self.sign](left, right)
         if both := left.columns.keys() & right.columns.keys():
             raise ValueError(f"two filters of {self!r} measure a column named {min(both)}")
-        return Verdict(kept, dropped, left.columns | right.columns, left.arrays | right.arrays, left.tables | right.tables)
+        arrays, tables = left.arrays | right.arrays, left.tables | right.tables
+        return Verdict(kept, dropped, left.columns | right.columns, arrays, tables, right.repeat)
 
 
 Dropped = list[tuple[str, Rows]]

@@ -26,7 +26,7 @@ def option(
     interval: str | None = None,
     choices: tuple[str, ...] | None = None,
     unset: str | None = None,
-    place: bool = False,
+    path: bool = False,
 ) -> Any:
     """A dataclass field that is an option.
 
@@ -34,9 +34,9 @@ def option(
     interval  where a number must lie, such as "(0, 1]"
     choices   the words it may be
     unset     the word on the command line that stands for None
-    place     whether it is a path: a manifest holds it as it is found from any folder
+    path      whether it names a file or folder: a manifest holds it as it is found from anywhere
     """
-    return field(default=default, metadata={"text": text, "interval": interval, "choices": choices, "unset": unset, "place": place})
+    return field(default=default, metadata={"text": text, "interval": interval, "choices": choices, "unset": unset, "path": path})
 
 
 def check(name: str, value: Any, options: Any) -> None:
@@ -83,15 +83,15 @@ class Places:
 class RunOptions:
     """How a run goes, whatever its recipe."""
 
-    within: str | None = option("only these samples: a uid .npy, or a folder of downloaded webdataset shards", None, place=True)
-    features_dir: str | None = option("folder of {key}.npz with embeddings kept elsewhere: same keys, same rows", None, place=True)
+    within: str | None = option("only these samples: a uid .npy, or a folder of downloaded webdataset shards", None, path=True)
+    features_dir: str | None = option("folder of {key}.npz with embeddings kept elsewhere: same keys, same rows", None, path=True)
     seed: int = option("of every draw [code]", 1234, interval="[0, inf)")
     device: str = option(
         "where products are computed; auto: on a GPU where there is one and tasks are threads", "auto", choices=("auto", "cpu", "cuda")
     )
     engine: str = option("what runs the tasks", "threads", choices=("threads", "processes"))
     num_workers: int | None = option("tasks at a time [default: the cores]", None, interval="[1, inf)", unset="cores")
-    memory_gb: float = option("GB that sorted rows may take in memory", 4.0, interval="(0, 1000000]")
+    memory_gb: float = option("GB that rows may take in memory: sorted, in batches, or held at once", 4.0, interval="(0, 1000000]")
     allow_invalid: bool = option("go on when more than 1 % of the pool is invalid", False)
 
 
@@ -119,7 +119,7 @@ class Flag:
     kind: type
     nullable: bool
     default: Any
-    options: Any  # text, interval, choices, unset, place
+    options: Any  # text, interval, choices, unset, path
 
     @property
     def help(self) -> str:

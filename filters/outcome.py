@@ -31,6 +31,7 @@ from filters.work.workdir import Saved, WorkDir, beside, source_key
 
 SEEN_BEFORE = 1  # purpose of the hash that brings equal uids together
 BUCKETS = 4096
+LISTED = 1 << 20  # uids of a block, where some come more than once
 
 
 @dataclass
@@ -42,6 +43,7 @@ class Verdict:
     columns: dict[str, Column] = field(default_factory=dict)
     arrays: dict[str, Saved] = field(default_factory=dict)
     tables: dict[str, dict[str, Array]] = field(default_factory=dict)
+    repeat: Column | None = None  # how often each of `kept` is listed; None: once
 
 
 class Look(NamedTuple):
@@ -60,10 +62,11 @@ class Outcome:
     samples: int  # of the pool, neither outside nor repeated
     funnel: list[Stage]
     status: dict[str, int]  # samples of each status
+    listed: int  # uids in the subset file: more than samples kept, where one is listed as often as it was drawn
     sha256: str
 
     def uids(self) -> U64:
-        """(n, 2) uint64 of the samples kept, ascending."""
+        """(n, 2) uint64 of the subset file, ascending."""
         return subset.read(self.save_path)
 
 
@@ -148,8 +151,10 @@ def leave(work: Work, verdict: Verdict, save_path: Path, told: dict[str, Any], b
     status = Counter({"kept": verdict.kept.count()})
     for name, rows in verdict.dropped:
         status[name] += rows.count()
-    with subset.replacing(save_path, beside(save_path, work.dir.folder), _chosen_uids(work, verdict.kept)) as sha256:
-        result = Outcome(save_path, work.dir.folder, work.samples, work.funnel, dict(status), sha256)
+    chosen, times = _chosen(work, verdict)
+    listed = len(chosen) if times is None else int(times.sum())
+    with subset.replacing(save_path, beside(save_path, work.dir.folder), _blocks(chosen, times)) as sha256:
+        result = Outcome(save_path, work.dir.folder, work.samples, work.funnel, dict(status), listed, sha256)
         told |= manifest(work, result, before) | {"files": files}
         # Before the file is in its place: from then on the folder may replace it.
         work.dir.write_origin({name: told[name] for name in ("pool", "versions", "made")})
@@ -162,8 +167,8 @@ def expect_leaving(plan: Plan, kept: int) -> None:
     rows, kinds = plan.pool.rows, tuple(plan.columns.values())
     write = Cost({Kernel(sampling, (kinds,), 80e-9 * (2 + len(kinds))): rows})
     plan.leaves(_write_shard, rows, write, [np.dtype(kind).itemsize for kind in (*kinds, "V16", "i1")])
-    plan.kept = kept
-    uid_order = Cost({Kernel(ordering, (), 100e-9): kept, Kernel(writing, (), 3e-9): 16 * kept})
+    plan.kept, plan.listed = kept, plan.listed or kept
+    uid_order = Cost({Kernel(ordering, (), 100e-9): kept, Kernel(writing, (), 3e-9): 16 * plan.listed})
     plan.each(_uids, kept, plan.values(kept), uid_order)
 
 
@@ -213,17 +218,33 @@ def _is_as_told(file: tuple[Path, dict[str, Any]]) -> bool:
         return False
 
 
-def _chosen_uids(work: Work, kept: Rows) -> U64:
-    """(n, 2) uint64, ascending."""
-    found, end = np.empty((kept.count(), 2), np.uint64), 0
-    for part in work.each(_uids, kept):
-        found[end : end + len(part)] = part
-        end += len(part)
-    return found[uids.order(found)]
+def _chosen(work: Work, verdict: Verdict) -> tuple[U64, I64 | None]:
+    """(n, 2) uint64 of the samples kept, ascending; and how often each is listed, unless it is once."""
+    count, end = verdict.kept.count(), 0
+    found, times = np.empty((count, 2), np.uint64), None if verdict.repeat is None else np.empty(count, np.int64)
+    for words, often in work.each(_uids, verdict.kept, verdict.repeat):
+        found[end : end + len(words)] = words
+        if times is not None:
+            times[end : end + len(words)] = often
+        end += len(words)
+    order = uids.order(found)
+    found = found[order]
+    assert uids.ascending(found).all(), "each uid is kept once"
+    return found, None if times is None else times[order]
 
 
-def _uids(view: View) -> U64:
-    return view.uids()
+def _uids(view: View, repeat: Column | None) -> tuple[U64, Array | None]:
+    return view.uids(), None if repeat is None else view.values(repeat)
+
+
+def _blocks(chosen: U64, times: I64 | None) -> Iterator[U64]:
+    """The uids as they are listed, so many at a time."""
+    if times is None:
+        yield chosen
+        return
+    ends = times.cumsum()
+    for start in range(0, int(ends[-1]), LISTED):
+        yield chosen[np.searchsorted(ends, np.arange(start, min(start + LISTED, ends[-1])), side="right")]
 
 
 def _write_samples(work: Work, verdict: Verdict, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -416,6 +437,7 @@ def manifest(work: Work, result: Outcome, before: dict[str, Any]) -> dict[str, A
         "machine": machine(work.settings.device),
         "samples": result.samples,
         "status": result.status,
+        "listed": result.listed,
         "stages": funnel(work.funnel),
         "bytes_read": work.bytes_read,
         "save_path": str(result.save_path.resolve()),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import ClassVar, Self
 
 from filters.options import check_fields, flags_of
@@ -39,6 +40,12 @@ class Score(ABC):
         assert dataclasses.is_dataclass(self), "a score is a dataclass"
         told = [(one.name, getattr(self, one.name)) for one in dataclasses.fields(self) if getattr(self, one.name) != one.default]
         return self.name + ":" * bool(told) + ",".join(f"{name}={value}" for name, value in told)
+
+    def from_anywhere(self) -> Self:
+        """The same, with paths that hold in any folder."""
+        assert dataclasses.is_dataclass(self), "a score is a dataclass"
+        paths = {one.name: str(Path(getattr(self, one.name)).resolve()) for one in dataclasses.fields(self) if one.metadata.get("path")}
+        return dataclasses.replace(self, **paths)
 
     @classmethod
     def of(cls, text: str) -> Self:

@@ -19,7 +19,7 @@ from filters.work.work import Work
 from filters.work.workdir import Saved
 
 COLUMNS = {"l14": "clip_l14_similarity_score", "b32": "clip_b32_similarity_score"}
-COMPUTED: dict[str, str] = {}  # name -> module:class
+COMPUTED = {"negcliploss": "filters.negcliploss:NegCLIPLoss", "normsim": "filters.normsim:NormSim"}  # name -> module:class
 
 
 def computed(score: str) -> Score | None:

@@ -28,6 +28,8 @@ def funnel(outcome: Outcome) -> str:
         invalid = f"{stage.invalid:,} invalid" if stage.invalid else ""
         lines.append((f"after {stage.name}", stage.kept or 0, invalid))
     lines.append(("kept", outcome.status["kept"], f"{outcome.status['kept'] / max(1, outcome.samples):.1%} of the pool"))
+    if outcome.listed != outcome.status["kept"]:
+        lines.append(("listed", outcome.listed, "each as often as it was drawn: the N of --dataset-size"))
     return "\n".join(f"{name:<22}{count:>15,}  {remark}".rstrip() for name, count, remark in lines)
 
 

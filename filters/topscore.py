@@ -32,7 +32,11 @@ class TopScore(Filter):
     name: ClassVar[str] = "topscore"
     alternatives: ClassVar[tuple[tuple[str, ...], ...]] = (("fraction", "size", "threshold"),)
 
-    score: str = option("l14, b32, another parquet column, the path of a parquet with uid,score, or (densprune) none: no such stage", "l14")
+    score: str = option(
+        "l14, b32, another parquet column, the path of a parquet with uid,score, one that is computed (negcliploss:..., normsim:...), or "
+        "(densprune) none: no such stage",
+        "l14",
+    )
     fraction: float | None = option("share to keep: of what reaches the stage, or of the pool", None, interval="(0, 1]")
     of: str = option("what the fraction is a share of", "stage", choices=("stage", "pool"))
     size: int | None = option("samples to keep, instead of a fraction", None, interval="[1, inf)")
@@ -52,7 +56,7 @@ class TopScore(Filter):
         if self.threshold is not None:
             return Cut(by=by, threshold=self.threshold)
         quota = self._quota(rows.count(), work.samples)
-        if quota > rows.count() and (self.size is not None or self.of == "pool"):
+        if quota > rows.count() and (self.size is not None or (self.of == "pool" and self.ties == "uid")):
             raise BadInput("size", f"{quota:,} samples asked for, {rows.count():,} left ({work.left()})", "ask for fewer")
         return Cut(by=by, quota=quota, all_ties=self.ties == "all")
 

@@ -61,6 +61,12 @@ def test_quotas_sum_exactly_and_are_as_near_as_those_of_osqp() -> None:
     same.quotas(100)(found(ours.quota(100)), found(peers.quota(100)))
 
 
+def test_the_scores_of_batches_and_the_norms_are_those_of_whole_matrices() -> None:
+    same.close("scores", 1e-5)(*(found(side(in_turn, 300, WIDTH)) for side in (ours.negcliploss, peers.negcliploss)))
+    for p in ("inf", "2"):
+        same.close("norms", 1e-5)(*(found(side(in_turn, 300, 90, p, WIDTH)) for side in (ours.normsim, peers.normsim)))
+
+
 @pytest.mark.parametrize("groups", [1, 20])
 def test_the_same_samples_stay_as_when_all_are_sorted(groups: int) -> None:
     same.equal("kept")(found(ours.cut(in_turn, 20_000, groups)), found(peers.cut(20_000, groups)))

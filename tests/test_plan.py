@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from baselines.soft_cap import SoftCap
 from filters import densprune, topscore
 from filters.densprune import DensityPrune
 from filters.filter import Filter, Measured, Recipe
@@ -42,6 +43,7 @@ RECIPES: dict[str, Recipe] = {
     "dedup by score": SemDeDup(fraction=0.5, prefer="score"),
     "two sides": (TopScore(fraction=0.5) & SemDeDup(fraction=0.8)) - TopScore(score="b32", fraction=0.1),
     "either": TopScore(fraction=0.5) | TopScore(score="b32", fraction=0.1),
+    "again and again": TopScore(fraction=0.5) >> SoftCap(draws=9000, batch=20),
 }
 
 

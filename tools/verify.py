@@ -21,6 +21,7 @@ import argparse
 import ast
 import json
 import math
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -33,9 +34,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from baselines.soft_cap import NOISE, SoftCap
 from filters.densprune import RANDOM, DensityPrune
 from filters.filter import Filter
-from filters.maths import complexity, cut, kmeans, quota, uids
+from filters.maths import complexity, cut, kmeans, quota, softcap, uids
 from filters.maths.arrays import F64, I64, U64, Array, Bool
 from filters.maths.search import Levels
 from filters.pool import columns, subset
@@ -49,8 +51,8 @@ from filters.topscore import TopScore
 from filters.work.workdir import digest_of
 
 TOLERANCE = 2e-5  # of products in float32, whatever the kernel
-KNOWN: dict[str, type[Filter]] = {one.__name__: one for one in (SemDeDup, TopScore, DensityPrune)}
-MEASURED = {SemDeDup: "dedup_similarity", TopScore: "score", DensityPrune: "concept"}
+KNOWN: dict[str, type[Filter]] = {one.__name__: one for one in (SemDeDup, TopScore, DensityPrune, SoftCap)}
+MEASURED = {SemDeDup: "dedup_similarity", TopScore: "score", DensityPrune: "concept", SoftCap: "draws"}
 
 
 # -- what is said
@@ -209,20 +211,26 @@ def check_hashes(run: Run, report: Report) -> None:
 
 
 def check_statuses(run: Run, report: Report) -> None:
-    counts, kept, rows = Counter[str](), [np.empty((0, 2), np.uint64)], 0
-    for _, part in run.parts("uid", "status"):
+    counts, kept, times, rows = Counter[str](), [np.empty((0, 2), np.uint64)], [np.empty(0, np.int64)], 0
+    often = [main_column(stage) for stage in run.recipe.stages if stage.filter.repeats]
+    for _, part in run.parts("uid", "status", *often):
         counts.update(part["status"].tolist())
-        kept.append(part["uid"][part["status"] == "kept"])
+        stays = part["status"] == "kept"
+        kept.append(part["uid"][stays])
+        times.append(part[often[0]][stays] if often else np.ones(stays.sum(), np.int64))
         rows += len(part["status"])
     report.equal("rows", "samples/", rows, run.manifest["pool"]["rows"])
     told = {name: count for name, count in run.manifest["status"].items() if count}
     report.equal("statuses", "samples/", dict(sorted(counts.items())), dict(sorted(told.items())))
-    words = np.concatenate(kept)
-    words = words[uids.order(words)]
-    listed = subset.read(run.save_path)
-    same = len(words) == len(listed) and bool((words == listed).all())
+    words, listed = np.concatenate(kept), subset.read(run.save_path)
+    order = uids.order(words)
+    first = np.flatnonzero(np.concatenate([[True], uids.ascending(listed)])[: len(listed)])
+    same = np.array_equal(words[order], listed[first])
+    if not run.recipe.unknown:  # a filter that is not known here may list a sample more than once
+        same &= np.array_equal(np.concatenate(times)[order], np.diff(np.append(first, len(listed))))
+    report.equal("listed", run.save_path, len(listed), run.manifest["listed"])
     report.check(
-        "kept", [] if same else [f"{run.save_path}, found {len(listed):,} uids, expected the {len(words):,} of samples/"], f"{len(words):,}"
+        "kept", [] if same else [f"{run.save_path}, found {len(first):,} uids, expected the {len(words):,} of samples/"], f"{len(words):,}"
     )
 
 
@@ -319,6 +327,8 @@ def rule_of(stage: Stage, seen: int, samples: int) -> Rule:
     if isinstance(one, SemDeDup):
         by = f"dedup_similarity{suffix}"
         return Rule(by, False, threshold=1 - one.eps) if one.eps is not None else Rule(by, False, quota=int(seen * (one.fraction or 0)))
+    if isinstance(one, SoftCap):
+        return Rule(f"draws{suffix}", True, threshold=1)
     if isinstance(one, TopScore):
         if one.threshold is not None:
             return Rule(f"score{suffix}", True, threshold=one.threshold)
@@ -382,6 +392,20 @@ def check_threshold(run: Run, report: Report, stage: Stage, rule: Rule) -> None:
                 f"{name}, uid {text_of(part['uid'][at])}, found {part[rule.by][at]} {'kept' if stays[at] else 'dropped'}, limit {limit}"
             )
     report.check(f"{stage.name} cut", faults, f"on the right side of {limit}")
+
+
+def check_draws(run: Run, report: Report, stage: Stage) -> None:
+    """The draw again, from the scores that were left."""
+    one: SoftCap = stage.filter  # type: ignore[assignment]
+    wanted = ("uid", f"soft_cap_score{stage.suffix}", f"draws{stage.suffix}")
+    parts = [[part[name][part[wanted[2]] >= 0] for name in wanted] for _, part in run.parts(*wanted)]
+    words, scores, found = (np.concatenate(values) for values in zip(*parts, strict=True))
+    law, again = one.law("samples/", len(words)), np.zeros(len(words), np.int32)
+    keys = uids.hashed(words, int(run.manifest["seed"]), NOISE)
+    softcap.draw(scores, keys, again, law, 0, law.rounds, len(os.sched_getaffinity(0)))
+    unlike = np.flatnonzero(found != again)
+    faults = [f"samples/, uid {text_of(words[at])}, found {found[at]} draws, expected {again[at]}" for at in unlike]
+    report.check(wanted[2], faults, f"{law.total:,} of {len(words):,} samples, drawn again")
 
 
 # -- from the pool
@@ -541,17 +565,16 @@ def similarity_faults(one: Alike, other: Other | None, prefer: str) -> Iterator[
         yield f"{one.where}, found dedup_of {named}, expected one that comes before it in its cluster"
 
 
-def check_scores(drawn: Drawn, report: Report, stage: Stage) -> None:
-    top: TopScore = stage.filter  # type: ignore[assignment]
-    name, faults = f"score{stage.suffix}", []
-    if computed(top.score) is not None:
+def check_scores(drawn: Drawn, report: Report, name: str, score: str) -> None:
+    faults: list[str] = []
+    if computed(score) is not None:
         report.skip(name, "it is computed from embeddings of many samples together")
         return
-    table = columns.read_table(top.score) if top.score.endswith(".parquet") else None
+    table = columns.read_table(score) if score.endswith(".parquet") else None
     for shard, file, rows, part in drawn.parts(name, "uid"):
         known = ~np.isnan(part[name])
         if table is None:
-            numbers = columns.read_numbers(shard, COLUMNS.get(top.score, top.score), lambda size: None)[rows]
+            numbers = columns.read_numbers(shard, COLUMNS.get(score, score), lambda size: None)[rows]
         else:
             place = uids.find(table[0], part["uid"])
             numbers = np.where(place >= 0, table[1][place], np.nan)
@@ -581,6 +604,8 @@ def check_left(run: Run, report: Report) -> None:
     for stage in run.recipe.stages:
         if isinstance(stage.filter, DensityPrune):
             report.run(check_concepts, run, report, stage)
+        if isinstance(stage.filter, SoftCap):
+            report.run(check_draws, run, report, stage)
     if not run.recipe.chain:
         what = ", ".join(run.recipe.unknown) or "its signs & | -"
         report.skip("cut", f"of this recipe it cannot be told what each stage saw ({what})")
@@ -615,7 +640,9 @@ def check_pool(run: Run, report: Report, pool: Pool, share: float, seed: int) ->
 def check_measured(drawn: Drawn, report: Report, stage: Stage) -> None:
     suffix = stage.suffix
     if isinstance(stage.filter, TopScore):
-        check_scores(drawn, report, stage)
+        check_scores(drawn, report, f"score{suffix}", stage.filter.score)
+    if isinstance(stage.filter, SoftCap):
+        check_scores(drawn, report, f"soft_cap_score{suffix}", stage.filter.score)
     if isinstance(stage.filter, DensityPrune):
         check_nearest(drawn, report, (f"concept{suffix}", f"distance{suffix}", f"centroids{suffix}.npy"), stage.filter.features)
     if isinstance(stage.filter, SemDeDup):

@@ -88,7 +88,7 @@ class SplitCells:
     def __call__(self, raw: Array | Tensor) -> Found:
         size = min(self.size, max(1, HELD_BYTES // (raw.dtype.itemsize * raw.shape[1])))
         with lane(self._fine.device) as mine:
-            found = [self._found(_held(raw[start : start + size], mine), mine) for start in range(0, len(raw), size)]
+            found = [self._found(held(raw[start : start + size], mine), mine) for start in range(0, len(raw), size)]
         return Found(*map(np.concatenate, zip(*found, strict=True)))
 
     def _found(self, rows: Tensor, mine: Lane) -> Found:
@@ -113,7 +113,7 @@ class SplitCells:
         return near.gather(1, at.view(places.shape)).flatten(), product / divisors
 
 
-def _held(raw: Array | Tensor, mine: Lane) -> Tensor:
+def held(raw: Array | Tensor, mine: Lane) -> Tensor:
     """All rows on the device."""
     import torch
 

@@ -8,38 +8,57 @@ from __future__ import annotations
 
 import json
 import tarfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from filters.maths import uids
 from filters.maths.arrays import U64
 from filters.pool.errors import BadInput, from_os, shortened
-from filters.pool.files import move, read_npy_header, sha256, write_npy, writing
+from filters.pool.files import move, read_npy_header, sha256, writing
 
 Map = Callable[[Callable[[Path], U64], Iterable[Path]], Iterable[U64]]
 
 
 @contextmanager
-def replacing(path: Path, new: Path, chosen: U64) -> Iterator[str]:
+def replacing(path: Path, new: Path, blocks: Iterable[U64]) -> Iterator[str]:
     """Write a subset file; gives its sha256, and puts it in place when the block ends well.
 
     new     where it is written first, beside `path`; what a killed run left there is written over
-    chosen  (n, 2) uint64, strictly ascending
+    blocks  (n, 2) uint64 each, ascending, also from one to the next; repetition is legal
     The file appears under `path` whole or not at all: written beside it, synced, read back, renamed.
     """
-    assert uids.ascending(chosen).all(), "a subset is written in ascending order, each uid once"
     try:
         with writing(new, path) as file:
-            write_npy(file, np.ascontiguousarray(chosen).view(uids.SUBSET).reshape(-1))
-        assert np.array_equal(read(new), chosen), "what was written reads back"
+            written = _write(file, blocks)
+        found = read(new)
+        assert (len(found), zlib.crc32(found.reshape(-1).view(np.uint8).data)) == written, "what was written reads back"
         yield sha256(new)
         move(new, path)
     finally:
         new.unlink(missing_ok=True)
+
+
+def _write(file: IO[bytes], blocks: Iterable[U64]) -> tuple[int, int]:
+    """Number and CRC-32 of the records. They are counted on the way: the header has room for any number."""
+    _write_header(file, 0)
+    start, count, crc = file.tell(), 0, 0
+    for block in blocks:
+        data = np.ascontiguousarray(block).reshape(-1).view(np.uint8).data
+        file.write(data)
+        count, crc = count + len(block), zlib.crc32(data, crc)
+    file.seek(0)
+    _write_header(file, count)
+    assert file.tell() == start, "headers are of one size"
+    return count, crc
+
+
+def _write_header(file: IO[bytes], count: int) -> None:
+    np.lib.format.write_array_header_1_0(file, {"descr": uids.SUBSET.descr, "fortran_order": False, "shape": (count,)})
 
 
 def read(path: Path) -> U64:

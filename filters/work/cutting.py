@@ -31,6 +31,7 @@ class Cut:
     strict: bool = False  # a value equal to the threshold goes
     all_ties: bool = False  # rows whose value equals the last one's stay too; else the smaller uids
     floor: I64 | None = None  # (k,) first so many of each group, then the best of the rest up to `quota` in all
+    repeat: Column | None = None  # how often each row that stays is listed; None: once
     table: dict[str, Array] = field(default_factory=dict)  # (k,) columns found on the way, to be kept with the result
 
 

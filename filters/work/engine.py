@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import traceback
 from collections import deque
@@ -18,7 +19,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from filters.work import foreign
@@ -229,23 +229,22 @@ class Worker:
         self.process.join()
 
 
-def _answer(pipe: Connection, files: dict[str, Path]) -> None:
+def _answer(pipe: Connection, files: foreign.Files) -> None:
     """What a worker process does: until its pipe ends, or the process that began it."""
     import torch
     from threadpoolctl import threadpool_limits
 
     torch.set_num_threads(1)
     threadpool_limits(limits=1)
+    sys.meta_path.append(files)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
-            message = pipe.recv_bytes()
-            pipe.send(_answered(message, files))
+            pipe.send(_answered(pipe.recv_bytes()))
 
 
-def _answered(message: bytes, files: dict[str, Path]) -> tuple[bool, Any]:
+def _answered(message: bytes) -> tuple[bool, Any]:
     try:
-        foreign.load_all(files)
         function, job = pickle.loads(message)
         return True, function(job)
     except Exception as error:  # noqa: BLE001 - it is raised again where the answer is asked for

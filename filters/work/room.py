@@ -8,11 +8,13 @@ import shutil
 from pathlib import Path
 
 from filters.pool.errors import BadInput, from_os
-from filters.work.plan import K_MEANS, SORTED, Plan, sized
+from filters.work.plan import BATCHES, HELD, K_MEANS, SORTED, Plan, sized
 
 
 def check(plan: Plan, save_path: Path, folder: Path) -> None:
     """Raise BadInput when the plan cannot fit, with what would."""
+    if plan.beyond is not None:
+        raise plan.beyond
     _check_memory(plan)
     try:
         _check_disk(plan, save_path, folder)
@@ -32,13 +34,15 @@ def _check_memory(plan: Plan) -> None:
 
 _LESS = {
     SORTED: "give a smaller --memory_gb, or ask for more clusters",
+    BATCHES: "give a smaller --memory_gb",
     K_MEANS: "ask for fewer clusters or concepts, or fewer points for each",
+    HELD: "let fewer samples reach the stage, or use a larger machine",
 }
 
 
 def _check_disk(plan: Plan, save_path: Path, folder: Path) -> None:
     """The work folder and OUT.npy may lie on two disks. What an earlier run has left in the folder is not needed twice."""
-    held, out = _size(folder), 16 * plan.kept
+    held, out = _size(folder), 16 * plan.listed
     places = [(folder, plan.disk - held, "--work_dir"), (save_path, out, "--save_path")]
     if _same_disk(folder, save_path):
         places = [(folder, plan.disk - held + out, "--work_dir on a larger disk")]

@@ -92,6 +92,13 @@ def small_clusters(count: int) -> I64:
     return np.random.default_rng(6).integers(30, 71, count)
 
 
+def matched(size: int, count: int, width: int = WIDTH) -> list[tuple[Array, Array]]:
+    """Batches of images and texts that are as like as CLIP's: (size, width) float16 each."""
+    rng = np.random.default_rng(7)
+    images = [embeddings(rng, size, width) for _ in range(count)]
+    return [(rows, unit(unit(rows) + 4 * unit(rng.standard_normal(rows.shape, np.float32))).astype(np.float16)) for rows in images]
+
+
 def unit(rows: Array) -> F32:
     wide = rows.astype(np.float32)
     return np.asarray(wide / np.linalg.norm(wide, axis=1, keepdims=True))

@@ -191,6 +191,29 @@ def cut(run: Run, n: int, groups: int) -> Job:
     return Job(work, lambda kept: {"kept": kept})
 
 
+def negcliploss(run: Run, size: int, width: int = made.WIDTH) -> Job:
+    """A batch a worker."""
+    from filters.maths.contrast import scores
+
+    batches = made.matched(size, THREADS, width)
+    return Job(lambda: run(lambda batch: scores(batch[0], batch[1], 0.01), batches), lambda found: {"scores": np.concatenate(found)})
+
+
+PART = 2048  # rows that a pass gives to a worker at a time, or fewer
+
+
+def normsim(run: Run, rows: int, targets: int, p: str, width: int = made.WIDTH) -> Job:
+    from filters.maths.similar import Norm, Norm2, NormInf, gram, root
+
+    those, parts = made.centroids(targets, width), np.array_split(made.embeddings(np.random.default_rng(8), rows, width), -(-rows // PART))
+
+    def work() -> list[F32]:
+        norm: Norm = NormInf(those) if p == "inf" else Norm2(root(gram(those)), "cpu")
+        return run(norm, parts)
+
+    return Job(work, lambda found: {"norms": np.concatenate(found)})
+
+
 # -- a whole run
 
 FRACTIONS = (0.8, 0.4, 0.15)  # after SemDeDup, TopScore, DensityPrune

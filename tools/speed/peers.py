@@ -10,7 +10,7 @@ import numpy as np
 
 from filters.maths.arrays import F32, F64, I64, Array
 from tools.speed import made
-from tools.speed.job import Job, Run
+from tools.speed.job import THREADS, Job, Run
 from tools.speed.ours import CONCEPTS, FRACTIONS, row_sums
 
 UIDS = np.dtype("u8,u8")
@@ -140,6 +140,40 @@ def cut(n: int, groups: int) -> Job:
         return keep
 
     return Job(work, lambda kept: {"kept": kept})
+
+
+def negcliploss(run: Run, size: int, width: int = made.WIDTH) -> Job:
+    """The whole matrix of a batch, and the exponential of each of its numbers."""
+    import torch  # noqa: F401
+
+    batches = made.matched(size, THREADS, width)
+    return Job(lambda: run(contrast, batches), lambda found: {"scores": np.concatenate(found)})
+
+
+def contrast(batch: tuple[Array, Array], tau: float = 0.01) -> F32:
+    import torch
+
+    images, texts = (torch.nn.functional.normalize(torch.from_numpy(rows).float()) for rows in batch)
+    cosines = images @ texts.T
+    weights = torch.exp(cosines / tau)
+    found: F32 = (cosines.diagonal() - tau / 2 * (torch.log(weights.sum(dim=1)) + torch.log(weights.sum(dim=0)))).numpy()
+    return found
+
+
+def normsim(run: Run, rows: int, targets: int, p: str, width: int = made.WIDTH) -> Job:
+    """The norm of each row of all cosines."""
+    import torch  # noqa: F401
+
+    those, parts = made.centroids(targets, width), np.array_split(made.embeddings(np.random.default_rng(8), rows, width), THREADS)
+    return Job(lambda: run(partial(norms, those, float(p)), parts), lambda found: {"norms": np.concatenate(found)})
+
+
+def norms(targets: F32, p: float, rows: Array) -> F32:
+    import torch
+
+    cosines = torch.nn.functional.normalize(torch.from_numpy(rows).float()) @ torch.from_numpy(targets).T
+    found: F32 = torch.norm(cosines, p=p, dim=1).numpy()
+    return found
 
 
 # -- the whole method, everything in memory

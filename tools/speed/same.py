@@ -73,6 +73,17 @@ def similarities(ours: Told, peer: Told) -> Told:
     return {"similarities differ by": most}
 
 
+def close(name: str, relative: float) -> Any:
+    """The arrays of this name are, within so much of their largest number."""
+
+    def same(ours: Told, peer: Told) -> Told:
+        most = float(np.abs(ours[name] - peer[name]).max() / np.abs(peer[name]).max())
+        _check(most < relative, f"{name} differ by {most:.1e} of the largest")
+        return {f"{name} differ by": most}
+
+    return same
+
+
 def quotas(k: int) -> Any:
     """The sum is exact; OSQP's numbers, where there are any, are near before rounding."""
 

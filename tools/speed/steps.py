@@ -137,7 +137,8 @@ WHOLE = Limit(
 
 
 def steps(sizes: Sizes) -> dict[str, Step]:
-    return _files(sizes) | _assignments(sizes) | _kmeans(sizes) | _pairs() | _quotas() | _cuts(sizes) | _whole(sizes) | _growth(sizes)
+    small = _files(sizes) | _assignments(sizes) | _kmeans(sizes) | _pairs() | _quotas() | _cuts(sizes)
+    return small | _whole(sizes) | _growth(sizes) | _rivals(sizes)
 
 
 # How the sides get what they need.
@@ -328,3 +329,34 @@ def _growth(sizes: Sizes) -> dict[str, Step]:
         )
         for rows in sizes.growth
     }
+
+
+def _rivals(sizes: Sizes) -> dict[str, Step]:
+    """One batch a worker, of half the size that is published; targets as many as fit the peer's matrix."""
+    size, rows, targets = (int(count * sizes.share) for count in (16_384, 16_384, 20_000))
+    loss = Step(
+        f"negCLIPLoss, 2 batches of {size:,}, one shuffle",
+        2 * size,
+        _with_run(ours.negcliploss, size),
+        _with_run(peers.negcliploss, size),
+        "the whole matrix, `torch.exp`",
+        (ONE, OPENMP, WORKERS),
+        limit=_products(4.0 * size * size * made.WIDTH, (1024, made.WIDTH, 512)),
+        agree=same.close("scores", 1e-5),
+    )
+    return {"negcliploss": loss, "normsim": _of_norms(rows, targets, "inf"), "normsim_2": _of_norms(rows, targets, "2")}
+
+
+def _of_norms(rows: int, targets: int, p: str) -> Step:
+    """The limit of p = 2 is that of any way that looks at all targets once: their form, and the rows multiplied with it."""
+    operations = {"inf": rows * targets, "2": (targets + rows) * made.WIDTH}[p] * 2.0 * made.WIDTH
+    return Step(
+        f"NormSim, p = {p}, {targets:,} targets",
+        rows,
+        _with_run(ours.normsim, rows, targets, p),
+        _with_run(peers.normsim, rows, targets, p),
+        "the whole matrix, `torch.norm`",
+        (ONE, OPENMP, WORKERS),
+        limit=_products(operations, (2048, made.WIDTH, 512)),
+        agree=same.close("norms", 1e-5),
+    )
