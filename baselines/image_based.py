@@ -72,7 +72,7 @@ class Captions(Filter):
 
     def measure(self, work: Work, rows: Rows) -> Measured:
         work.pool.check_column("text", TEXTS)
-        return Measured(columns=work.column(caption, rows, language.lid(work, self.lid_model)))
+        return Measured(columns=work.column(caption, rows, language.lid_model(work, self.lid_model)))
 
     def decide(self, work: Work, rows: Rows, seen: Measured) -> Cut:
         return Cut(by=seen.columns["caption"], threshold=3)
