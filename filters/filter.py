@@ -102,7 +102,7 @@ class Recipe(ABC):
         save_path = Path(save_path)
         places = (save_path, Path(work_dir) if work_dir is not None else save_path.with_suffix(".work"))
         told = {"recipe": repr(self), "preset": (config or {}).get("pool"), "config": config or {}}
-        return run(self._steps(), pool, places, options or RunOptions(), progress or Silent(), told, overwrite, look)
+        return run(self.steps(), pool, places, options or RunOptions(), progress or Silent(), told, overwrite, look)
 
     def plan(
         self,
@@ -118,9 +118,10 @@ class Recipe(ABC):
         """
         save_path = Path(save_path)
         places = (save_path, Path(work_dir) if work_dir is not None else save_path.with_suffix(".work"))
-        return foreseen(self._steps(), pool, places, options or RunOptions(), look)
+        return foreseen(self.steps(), pool, places, options or RunOptions(), look)
 
-    def _steps(self) -> Steps:
+    def steps(self) -> Steps:
+        """As `filters.run` carries it out."""
         return Steps(self.foresee_verdict, self.verdict, any(one.looks_at_embeddings() for one in self.filters()))
 
     def foresee_verdict(self, plan: Plan, within: str | None) -> None:

@@ -148,7 +148,7 @@ def leave(work: Work, verdict: Verdict, save_path: Path, told: dict[str, Any], b
     status = Counter({"kept": verdict.kept.count()})
     for name, rows in verdict.dropped:
         status[name] += rows.count()
-    with subset.replacing(save_path, beside(save_path, work.dir.folder), _chosen_uids(work, verdict.kept)) as sha256:
+    with subset.replacing(save_path, beside(save_path, work.dir.folder), chosen_uids(work, verdict.kept)) as sha256:
         result = Outcome(save_path, work.dir.folder, work.samples, work.funnel, dict(status), sha256)
         told |= manifest(work, result, before) | {"files": files}
         # Before the file is in its place: from then on the folder may replace it.
@@ -213,7 +213,7 @@ def _is_as_told(file: tuple[Path, dict[str, Any]]) -> bool:
         return False
 
 
-def _chosen_uids(work: Work, kept: Rows) -> U64:
+def chosen_uids(work: Work, kept: Rows) -> U64:
     """(n, 2) uint64, ascending."""
     found, end = np.empty((kept.count(), 2), np.uint64), 0
     for part in work.each(_uids, kept):
