@@ -50,6 +50,5 @@ def _of_class(owner: Any, name: str) -> Baseline:
     if not (isinstance(owner, type) and issubclass(owner, Filter)):
         raise BadInput(name, f"is {type(owner).__name__}, no Filter class", "name path/to/file.py:Class")
     first = (owner.__doc__ or "").strip().partition("\n")[0]
-    return Baseline(
-        Command(owner.name, first, lambda layers: layers.part(owner, owner.name), ((owner.name, owner),)), name, needs="not told"
-    )
+    command = Command(owner.name, first, lambda layers: layers.part(owner, owner.name), ((owner.name, owner),))
+    return Baseline(command, name, needs="not told", size_flag="size" if "size" in command.flags() else None)

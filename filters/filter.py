@@ -124,16 +124,14 @@ class Recipe(ABC):
         """As `filters.run` carries it out."""
         return Steps(self.foresee_verdict, self.verdict, any(one.looks_at_embeddings() for one in self.filters()))
 
-    def foresee_verdict(self, plan: Plan, within: str | None) -> None:
-        """What `verdict` takes, and what leaving its result does."""
+    def foresee_verdict(self, plan: Plan, within: str | None) -> int:
+        """What `verdict` takes; gives the rows left."""
         with plan.stage("pool", plan.pool.rows) as stage:
             rows = outcome.expect_population(plan, within)
             for one in self.filters():
                 rows = one.expect_known(plan, rows)
             plan.samples = stage.kept = rows
-        kept = self.foresee(plan, rows, Names())
-        with plan.stage("results", kept):
-            outcome.expect_leaving(plan, kept)
+        return self.foresee(plan, rows, Names())
 
     def verdict(self, work: Work, within: str | None) -> Verdict:
         """What becomes of every sample of the pool."""

@@ -33,7 +33,7 @@ LONG = 300.0  # planned seconds from which on a run measures its rates too, for 
 class Steps(NamedTuple):
     """A recipe: what it takes, what becomes of the samples that are within, and whether it looks at embeddings at all."""
 
-    foresee: Callable[[Plan, str | None], None]
+    foresee: Callable[[Plan, str | None], int]  # gives the rows left
     decide: Callable[[Work, str | None], Verdict]
     embeddings: bool
 
@@ -125,19 +125,20 @@ def _planned(steps: Steps, pool: Pool | str | Path, places: tuple[Path, Path], o
     """What the run will take."""
     pool = _opened(pool, options.features_dir, steps.embeddings)
     check_apart(places[1], pool)
-    plan = planned(steps, pool, options)
+    plan, kept = planned(steps.foresee, pool, options)
+    with plan.stage("results", kept):
+        outcome.expect_leaving(plan, kept)
     if look is not None:
         look.expect(plan)
     return plan
 
 
-def planned(steps: Steps, pool: Pool, options: RunOptions) -> Plan:
-    """What a recipe will take of an open pool."""
+def planned(foresee: Callable[[Plan, str | None], int], pool: Pool, options: RunOptions) -> tuple[Plan, int]:
+    """What a recipe will take of an open pool, and the rows it leaves; what leaving its result takes is not in it."""
     workers = options.num_workers or _cores()
     settings = Settings(options.seed, _device(options.device, options.engine), options.memory_gb, options.allow_invalid)
     plan = Plan(pool, settings, workers, 1 + workers if options.engine == "processes" else 1)
-    steps.foresee(plan, options.within)
-    return plan
+    return plan, foresee(plan, options.within)
 
 
 def _site(plan: Plan, folder: Path) -> Site:
