@@ -57,7 +57,11 @@ class UidFile(Filter):
 
     def measure(self, work: Work, rows: Rows) -> Measured:
         held = work.once(held_uids, self.file, subset.stamps(self.file))["uids"]
-        return Measured(columns=work.column(listed, rows, held))
+        columns = work.column(listed, rows, held)
+        there, known = int(work.counts(rows, columns["listed"], 2)[1]), len(held.load())
+        if there < known:
+            work.progress.say(f"{self.file}: {known - there:,} of its {known:,} uids are not among the pool's samples")
+        return Measured(columns=columns)
 
     def decide(self, work: Work, rows: Rows, seen: Measured) -> Cut:
         return Cut(by=seen.columns["listed"], threshold=1)
@@ -65,6 +69,7 @@ class UidFile(Filter):
     def expect(self, plan: Plan, rows: int) -> int:
         held = subset.held_at_most(Path(self.file), rows)
         plan.column(listed, rows, plan.found(rows, held), "i1")
+        plan.counts(rows)
         return min(held, plan.cut(rows, None))
 
     def looks_at_embeddings(self) -> bool:
@@ -143,7 +148,7 @@ class Entry:
     ) -> Iterator[Setting]:
         """At each of the sizes, where the last step takes one and sets none."""
         flag, last = self.steps[-1].baseline.size_flag, chosen[-1]
-        published = self.steps[-1].baseline.published if self.published else None
+        published = self.steps[0].baseline.published if self.published else None
         if flag is None or not sizes or self._sets_size(last, flag):
             draws = sizes if flag is None else ()
             yield Setting(label, self.group, self._recipe(chosen, preset, every), published, sweep, draws)
@@ -241,8 +246,8 @@ def _entry(where: str, told: Any) -> Entry:
         raise BadInput(where, "has steps, and a name, a file or flags beside them, or no steps at all", "write them in its steps")
     made = tuple(_step(where, *_keys(where, step)) for step in steps) if steps else (_step(where, own, flags),)
     published = own.get("published", False)
-    if published and made[-1].baseline.published is None:
-        raise BadInput(where, "is to show published figures, and has none", "leave `published` out")
+    if published and (steps or made[0].baseline.published is None):
+        raise BadInput(where, "is to show published figures, and there are none of it", "leave `published` out")
     return Entry(where, made, own.get("label"), own.get("group", ""), published)
 
 

@@ -55,17 +55,10 @@ class Folder:
     def _subset(self, name: str) -> Path:
         return self.path / "subsets" / f"{name}.npy"
 
-    def place(self, label: str) -> Path:
-        """Where the subset of a setting goes: a name of letters that every system takes."""
-        short = re.sub(r"[^A-Za-z0-9.=_]+", "-", label).strip("-.")[:LONGEST] or "row"
-        taken = {name.lower() for name in self._names}
-        names = (short, *(f"{short}-{at}" for at in range(2, len(taken) + 3)))
-        name = next(name for name in names if name.lower() not in taken)
-        self._names.append(name)
-        return self._subset(name)
-
-    def save(self, path: Path, chosen: U64) -> str:
-        """Write a subset; gives its place in the folder."""
+    def save(self, label: str, chosen: U64) -> str:
+        """Write the subset of a setting; gives its place in the folder."""
+        self._names.append(self._name(label))
+        path = self._subset(self._names[-1])
         try:
             path.parent.mkdir(exist_ok=True)
         except OSError as error:
@@ -73,6 +66,12 @@ class Folder:
         with subset.replacing(path, beside(path, self.work), chosen):
             pass
         return str(path.relative_to(self.path))
+
+    def _name(self, label: str) -> str:
+        """Of letters that every system takes, and that no other subset has, in capitals or not."""
+        short = re.sub(r"[^A-Za-z0-9.=_]+", "-", label).strip("-.")[:LONGEST] or "row"
+        taken = {name.lower() for name in self._names}
+        return next(name for name in (short, *(f"{short}-{at}" for at in range(2, len(taken) + 3))) if name.lower() not in taken)
 
     def write(self, rows: list[Row], both: I64, facts: Facts) -> None:
         """The tables and the page; subsets of rows that are no more go."""

@@ -10,17 +10,19 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filters.maths.arrays import F64, I64
 from filters.pool.errors import BadInput
+from tools.ablation.figures import Figures
 from tools.ablation.overlap import contained, jaccard
 from tools.ablation.published import DENSITY, HEADS, everything
 from tools.ablation.table import MINUS, Facts, Row, cell, shown_columns
 
 FOLDER = Path(__file__).parent
-COLOURS = 8  # of groups, in the style sheet
-WIDE = 44  # letters of a label beside a bar or a row of the heat map
+COLOURS = 7  # of groups, in the style sheet; the one after them is that of all sweeps
+SWEEPS = "sweeps"
+WIDE = 38  # letters of a label beside a bar or a row of the heat map
 
 
 def check_installed() -> None:
@@ -68,36 +70,37 @@ def _lines(rows: list[Row], columns: Sequence[Any]) -> Iterator[dict[str, Any]]:
 
 
 def _groups(rows: list[Row]) -> dict[str, int]:
-    """The headings, and the colour of each."""
-    names = dict.fromkeys(row.setting.group for row in rows)
-    return {name: at % COLOURS for at, name in enumerate(names)}
+    """The headings of rows that are drawn, and the colour of each."""
+    names = dict.fromkeys(row.setting.group for row in rows if row.figures and not row.setting.swept)
+    colours = {name: at % COLOURS for at, name in enumerate(names)}
+    return colours | ({SWEEPS: COLOURS} if any(row.setting.swept for row in rows) else {})
+
+
+def _colour(row: Row, groups: dict[str, int]) -> int:
+    return groups[SWEEPS if row.setting.swept else row.setting.group]
 
 
 # -- axes
 
 
-def ticks(low: float, high: float, count: int = 4) -> list[float]:
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Round numbers between two, at about so many places."""
     rough = (high - low) / count
     step = 10 ** math.floor(math.log10(rough))
-    step *= next(by for by in (1, 2, 5, 10) if by * step >= rough)
+    step *= next(by for by in (1, 2, 5, 10) if by * step >= rough * (1 - 1e-9))
     first = math.ceil(low / step - 1e-9)
     return [(first + at) * step for at in range(math.floor(high / step + 1e-9) - first + 1)]
 
 
-def _spoken(value: float) -> str:
-    text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-    return text.replace("-", MINUS)
-
-
 class Axis:
-    """Numbers to places between `begin` and `end`."""
+    """Numbers to places between `begin` and `end`; one number alone stands in the middle."""
 
-    def __init__(self, values: Sequence[float], begin: float, end: float, count: int = 4) -> None:
+    def __init__(self, values: Sequence[float], begin: float, end: float, shown: Callable[[float], str]) -> None:
         low, high = min(values), max(values)
-        spare = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
+        spare = 0.06 * (high - low) or 1.0
         self._low, self._high, self._begin, self._end = low - spare, high + spare, begin, end
-        self.ticks = [{"at": self.place(tick), "text": _spoken(tick)} for tick in ticks(self._low, self._high, count)]
+        places = ticks(self._low, self._high) if high > low else [low]
+        self.ticks = [{"at": self.place(one), "text": shown(one)} for one in places]
 
     def place(self, value: float) -> float:
         return round(self._begin + (value - self._low) / (self._high - self._low) * (self._end - self._begin), 1)
@@ -106,95 +109,102 @@ class Axis:
 # -- figures
 
 
-def _score(row: Row) -> float | None:
-    """The one that a figure shows: l14, or b32 where the pool has no other."""
+class Shown(NamedTuple):
+    """A figure that is drawn: its name, its value of a row that has a result, and how it is written."""
+
+    name: str
+    of: Callable[[Row], float | None]
+    text: Callable[[float], str]
+
+
+def _figures(row: Row) -> Figures:
     assert row.figures is not None, "only rows with a result are drawn"
-    return row.figures.b32 if row.figures.l14 is None else row.figures.l14
+    return row.figures
 
 
-def _effective(row: Row) -> float | None:
-    assert row.figures is not None, "only rows with a result are drawn"
-    return row.figures.effective
+def _mean_score(row: Row) -> float | None:
+    """l14, or b32 where the pool has no other."""
+    told = _figures(row)
+    return told.b32 if told.l14 is None else told.l14
 
 
-def _near(row: Row) -> float | None:
-    assert row.figures is not None, "only rows with a result are drawn"
-    return row.figures.near_duplicates
+def _fixed(digits: int) -> Callable[[float], str]:
+    return lambda value: f"{value:,.{digits}f}".replace("-", MINUS)
 
 
-def _size(row: Row) -> float | None:
-    assert row.figures is not None, "only rows with a result are drawn"
-    return float(row.figures.size)
-
-
-SHOWN: tuple[tuple[str, Callable[[Row], float | None]], ...] = (
-    ("mean score", _score),
-    ("effective concepts", _effective),
-    ("near-duplicates left", _near),
-)
+SCORE = Shown("mean score", _mean_score, _fixed(3))
+EFFECTIVE = Shown("effective number of concepts", lambda row: _figures(row).effective, _fixed(1))
+NEAR = Shown("near-duplicates left", lambda row: _figures(row).near_duplicates, lambda value: f"{value:.1%}")
+SIZE = Shown("samples kept", lambda row: float(_figures(row).size), _fixed(0))
+SHOWN = (SCORE, EFFECTIVE, NEAR)
 
 
 def _scatters(rows: list[Row]) -> Iterator[dict[str, Any]]:
-    width, height = 460, 340
+    """Mean score against another figure. Settings of a sweep are small: they have figures of their own."""
     groups = _groups(rows)
-    for across, of in (("effective number of concepts", _effective), ("samples kept", _size)):
-        dots = [(at, row, of(row), _score(row)) for at, row in enumerate(rows, 1) if row.figures]
-        known = [(at, row, x, y) for at, row, x, y in dots if x is not None and y is not None]
-        if len({x for _, _, x, _ in known}) < 2:
-            continue
-        horizontal = Axis([x for _, _, x, _ in known], 52, width - 14)
-        vertical = Axis([y for _, _, _, y in known], height - 44, 12)
-        marks = [
-            {
-                "x": horizontal.place(x),
-                "y": vertical.place(y),
-                "number": at,
-                "colour": groups[row.setting.group],
-                "title": f"{at}  {row.setting.label}: {across} {_spoken(x)}, mean score {_spoken(y)}",
-            }
-            for at, row, x, y in known
-        ]
-        yield {"width": width, "height": height, "x": horizontal, "y": vertical, "across": across, "up": "mean score", "marks": marks}
+    for across in (EFFECTIVE, SIZE):
+        found = [(at, row, across.of(row), SCORE.of(row)) for at, row in enumerate(rows, 1) if row.figures]
+        known = [(at, row, x, y) for at, row, x, y in found if x is not None and y is not None]
+        if len({x for _, _, x, _ in known}) > 1:
+            known.sort(key=lambda one: one[1].setting.swept is None)  # the others lie on top of them
+            yield _scatter(across, known, groups)
+
+
+def _scatter(across: Shown, known: list[tuple[int, Row, float, float]], groups: dict[str, int]) -> dict[str, Any]:
+    width, height = 480, 340
+    x_axis = Axis([x for _, _, x, _ in known], 56, width - 16, lambda value: f"{value:,g}")
+    y_axis = Axis([y for _, _, _, y in known], height - 46, 12, lambda value: f"{value:.3g}".replace("-", MINUS))
+    marks = [
+        {
+            "x": x_axis.place(x),
+            "y": y_axis.place(y),
+            "number": "" if row.setting.swept else at,
+            "colour": _colour(row, groups),
+            "title": f"{at}  {row.setting.label}: {across.name} {across.text(x)}, mean score {SCORE.text(y)}",
+        }
+        for at, row, x, y in known
+    ]
+    return {"width": width, "height": height, "x": x_axis, "y": y_axis, "across": across.name, "up": SCORE.name, "marks": marks}
 
 
 def _bars(rows: list[Row]) -> dict[str, Any]:
     """A panel a figure, a bar a setting."""
-    step, left, width, gap = 19, 330, 180, 24
+    step, left, width = 19, 280, 232
     known, groups = [(at, row) for at, row in enumerate(rows, 1) if row.figures], _groups(rows)
     panels: list[dict[str, Any]] = []
-    for name, of in SHOWN:
-        values = [of(row) for _, row in known]
+    for shown in SHOWN:
+        values = [shown.of(row) for _, row in known]
         there = [value for value in values if value is not None]
-        if not there:
-            continue
-        low, high = min(0.0, *there), max(0.0, *there) or 1.0
-        begin, scale = left + len(panels) * (width + gap), (width - 46) / (high - low)
-        zero = begin - low * scale
-        bars = [
-            {
-                "x": round(zero + min(0.0, value) * scale, 1),
-                "y": 26 + at * step,
-                "width": round(abs(value) * scale, 1),
-                "end": round(zero + max(0.0, value) * scale + 5, 1),
-                "text": _spoken(value) if name != "near-duplicates left" else f"{value:.1%}",
-                "colour": groups[row.setting.group],
-                "title": f"{row.setting.label}: {name} {_spoken(value)}",
-            }
-            for at, ((_, row), value) in enumerate(zip(known, values, strict=True))
-            if value is not None
-        ]
-        panels.append({"name": name, "x": begin, "zero": round(zero, 1), "bars": bars})
+        if there:
+            panels.append(_panel(shown, known, values, groups, left + len(panels) * width, width - 80, step))
     labels = [
-        {"y": 26 + at * step, "text": _clipped(f"{number}  {row.setting.label}"), "title": row.setting.label}
+        {"y": 26 + at * step, "number": number, "text": _clipped(row.setting.label), "title": row.setting.label}
         for at, (number, row) in enumerate(known)
     ]
-    return {
-        "width": left + len(panels) * (width + gap),
-        "height": 32 + len(known) * step,
-        "left": left,
-        "labels": labels,
-        "panels": panels,
-    }
+    return {"width": left + len(panels) * width, "height": 32 + len(known) * step, "left": left, "labels": labels, "panels": panels}
+
+
+def _panel(
+    shown: Shown, known: list[tuple[int, Row]], values: list[float | None], groups: dict[str, int], begin: int, width: int, step: int
+) -> dict[str, Any]:
+    there = [value for value in values if value is not None]
+    low, high = min(0.0, *there), max(0.0, *there)
+    scale = width / (high - low or 1.0)
+    zero = begin - low * scale
+    bars = [
+        {
+            "x": round(zero + min(0.0, value) * scale, 1),
+            "y": 26 + at * step,
+            "width": round(abs(value) * scale, 1),
+            "end": round(zero + max(0.0, value) * scale + 5, 1),
+            "text": shown.text(value),
+            "colour": _colour(row, groups),
+            "title": f"{row.setting.label}: {shown.name} {shown.text(value)}",
+        }
+        for at, ((_, row), value) in enumerate(zip(known, values, strict=True))
+        if value is not None
+    ]
+    return {"name": shown.name, "x": begin, "zero": round(zero, 1), "bars": bars}
 
 
 def _clipped(text: str) -> str:
@@ -202,29 +212,36 @@ def _clipped(text: str) -> str:
 
 
 def _sweeps(rows: list[Row]) -> Iterator[dict[str, Any]]:
-    """Of each sweep over numbers, the figures against what is swept: a line for each of its sizes."""
-    width, height = 300, 190
-    swept: dict[tuple[str, str], list[Row]] = {}
+    """Of each sweep over numbers the figures against what is swept, on axes that are the same for all sweeps.
+
+    A figure that is the same throughout is not drawn.
+    """
+    width, height = 340, 200
+    swept: dict[tuple[str, str], list[tuple[float, Row]]] = {}
     for row in rows:
         if row.figures and row.setting.swept:
-            swept.setdefault(row.setting.swept[:2], []).append(row)
+            swept.setdefault(row.setting.swept[:2], []).append((row.setting.swept[2], row))
+    values = {shown: [y for found in swept.values() for _, row in found if (y := shown.of(row)) is not None] for shown in SHOWN}
+    axes = {shown: Axis(there, height - 42, 14, shown.text) for shown, there in values.items() if len(set(there)) > 1}
     for (label, flag), found in swept.items():
-        panels: list[dict[str, Any]] = []
-        for name, of in SHOWN:
-            known = sorted((float(row.setting.swept[2]), y, row) for row in found if row.setting.swept and (y := of(row)) is not None)
-            if len({x for x, _, _ in known}) < 2:
-                continue
-            # What is swept is named as it is: places are equally far apart, whatever the values.
-            places = {
-                x: round(60 + at * (width - 92) / (len({v for v, _, _ in known}) - 1), 1)
-                for at, x in enumerate(dict.fromkeys(v for v, _, _ in known))
-            }
-            vertical = Axis([y for _, y, _ in known], height - 40, 14, 3)
-            points = [{"x": places[x], "y": vertical.place(y), "title": f"{row.setting.label}: {name} {_spoken(y)}"} for x, y, row in known]
-            across = [{"at": at, "text": _spoken(x)} for x, at in places.items()]
-            panels.append({"name": name, "width": width, "height": height, "x": across, "y": vertical, "points": points})
-        if panels:
-            yield {"label": label, "flag": flag, "panels": panels}
+        found.sort(key=lambda one: one[0])
+        if axes and len({x for x, _ in found}) > 1:
+            panels = [_line(shown, axis, found, width) for shown, axis in axes.items()]
+            yield {"label": label, "flag": flag, "width": width, "height": height, "panels": panels}
+
+
+def _line(shown: Shown, axis: Axis, found: list[tuple[float, Row]], width: int) -> dict[str, Any]:
+    """What is swept is named as it is: places are equally far apart, whatever the values."""
+    xs = list(dict.fromkeys(x for x, _ in found))
+    places = {x: round(72 + at * (width - 100) / (len(xs) - 1), 1) for at, x in enumerate(xs)}
+    known = [(places[x], y, row) for x, row in found if (y := shown.of(row)) is not None]
+    points = [{"x": x, "y": axis.place(y), "title": f"{row.setting.label}: {shown.name} {shown.text(y)}"} for x, y, row in known]
+    return {
+        "name": shown.name,
+        "x": [{"at": at, "text": f"{x:g}".replace("-", MINUS)} for x, at in places.items()],
+        "y": axis,
+        "points": points,
+    }
 
 
 def _heats(rows: list[Row], both: I64) -> list[dict[str, Any]]:
@@ -240,7 +257,7 @@ def _heat(name: str, told: str, rows: list[Row], both: I64, values: F64) -> dict
     """A square for each two settings that have a result."""
     known = [at for at, row in enumerate(rows) if row.figures]
     side = 36 if len(known) <= 14 else 26 if len(known) <= 28 else 20
-    left, top = 330, 26
+    left, top = 280, 26
     cells = [
         {
             "x": left + column * side,
@@ -256,7 +273,7 @@ def _heat(name: str, told: str, rows: list[Row], both: I64, values: F64) -> dict
         {
             "at": at,
             "number": number + 1,
-            "text": _clipped(f"{number + 1}  {rows[number].setting.label}"),
+            "text": _clipped(rows[number].setting.label),
             "title": rows[number].setting.label,
         }
         for at, number in enumerate(known)

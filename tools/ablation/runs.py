@@ -11,7 +11,7 @@ from filters.maths.arrays import I64
 from filters.options import RunOptions
 from filters.outcome import chosen_uids
 from filters.pool.columns import Rows
-from filters.pool.errors import BadInput
+from filters.pool.errors import BadInput, printable
 from filters.pool.pool import Pool
 from filters.run import Session, planned
 from filters.work import room
@@ -54,7 +54,7 @@ class Runs:
         waiting, rows = deque(settings), list[Row]()
         while waiting:
             setting = waiting.popleft()
-            self.progress.say(f"{len(rows) + 1}/{len(rows) + 1 + len(waiting)} {setting.label}")
+            self.progress.say(f"{len(rows) + 1}/{len(rows) + 1 + len(waiting)} {printable(setting.label)}")
             row, samples = self._row(known, setting)
             rows.append(row)
             kept.add(samples)
@@ -71,9 +71,9 @@ class Runs:
             return Row(setting, error=str(error)), None
 
     def _carried_out(self, known: Reference, setting: Setting) -> tuple[Row, Rows]:
-        steps, path = setting.recipe.steps(), self.folder.place(setting.label)
+        steps = setting.recipe.steps()
         plan, _ = planned(steps.foresee, self.pool, self.options)
-        room.check(plan, path, self.folder.work)
+        room.check(plan, self.folder.path, self.folder.work)
         began = time.monotonic()
         with self.held.work(plan, self.progress) as work:
             kept = steps.decide(work, self.options.within).kept
@@ -81,7 +81,7 @@ class Runs:
             alone = _alone(work, spent)
             work.progress.stage("figures")
             told = figures.figures(work, known, kept)
-            name = self.folder.save(path, chosen_uids(work, kept))
+            name = self.folder.save(setting.label, chosen_uids(work, kept))
         return Row(setting, name, told, spent, alone), kept
 
 

@@ -89,7 +89,7 @@ def _one(value: float) -> str:
 
 
 def _figure(value: Any) -> str:
-    return value if isinstance(value, str) else f"{value:.1f}"
+    return str(value)
 
 
 COLUMNS = (
@@ -97,6 +97,25 @@ COLUMNS = (
     Column("group", "group", "Its heading.", lambda row: row.setting.group, str, on_page=False),
     Column("size", "size", "Samples that are kept.", _of("size"), _count),
     Column("share", "of pool", "Their share of the pool's samples.", _of("share"), _percent),
+    Column("b32", "b32", "Mean clip_b32_similarity_score of the samples that have one.", _of("b32"), _score),
+    Column("l14", "l14", "Mean clip_l14_similarity_score of the samples that have one.", _of("l14"), _score),
+    Column(
+        "near_duplicates",
+        "near-dup.",
+        "Share that is left over when of each group of near-duplicates one stays. A group is what SemDeDup, over the whole pool, links "
+        "by similarities above the limit.",
+        _of("near_duplicates"),
+        _percent,
+    ),
+    Column(
+        "coverage", "concepts", "Share of the pool's reference concepts of which at least one sample is kept.", _of("coverage"), _percent
+    ),
+    Column("entropy", "entropy", "Of the shares of the reference concepts, in nats: the higher, the more even.", _of("entropy"), _score),
+    Column(
+        "effective", "effective", "Effective number of concepts: exp of the entropy; k where all are kept alike.", _of("effective"), _one
+    ),
+    Column("characters", "chars", "Mean length of the captions, in characters.", _of("characters"), _one),
+    Column("words", "words", "Mean length of the captions, in words between white space.", _of("words"), _one),
     Column(
         "seconds",
         "time",
@@ -120,25 +139,6 @@ COLUMNS = (
         on_page=False,
     ),
     Column("bytes_here", "read here", "Bytes read in this table.", lambda row: row.spent and row.spent.bytes_read, sized, on_page=False),
-    Column("b32", "b32", "Mean clip_b32_similarity_score of the samples that have one.", _of("b32"), _score),
-    Column("l14", "l14", "Mean clip_l14_similarity_score of the samples that have one.", _of("l14"), _score),
-    Column(
-        "near_duplicates",
-        "near-dup.",
-        "Share that is left over when of each group of near-duplicates one stays. A group is what SemDeDup, over the whole pool, links "
-        "by similarities above the limit.",
-        _of("near_duplicates"),
-        _percent,
-    ),
-    Column(
-        "coverage", "concepts", "Share of the pool's reference concepts of which at least one sample is kept.", _of("coverage"), _percent
-    ),
-    Column("entropy", "entropy", "Of the shares of the reference concepts, in nats: the higher, the more even.", _of("entropy"), _score),
-    Column(
-        "effective", "effective", "Effective number of concepts: exp of the entropy; k where all are kept alike.", _of("effective"), _one
-    ),
-    Column("characters", "chars", "Mean length of the captions, in characters.", _of("characters"), _one),
-    Column("words", "words", "Mean length of the captions, in words between white space.", _of("words"), _one),
     *(
         Column(
             f"published_{head.lower()}",
