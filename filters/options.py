@@ -13,6 +13,7 @@ import math
 import types
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
@@ -164,9 +165,12 @@ _TAKES: dict[type, tuple[tuple[type, ...], str]] = {
 }
 
 
+_hints = cache(get_type_hints)  # of a class; they take long
+
+
 def flags_of(owner: type, prefix: str = "", bare: bool = False) -> list[Flag]:
     """The flags of a dataclass's fields."""
-    hints = get_type_hints(owner)
+    hints = _hints(owner)
     found = []
     for one in dataclasses.fields(owner):
         canonical = one.name if not prefix or one.name == prefix else f"{prefix}_{one.name}"

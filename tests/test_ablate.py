@@ -266,9 +266,8 @@ def test_published_figures_stand_where_the_file_says_so_and_are_marked(made: Mad
 
 def test_a_sweep_of_the_last_stage_measures_nothing_again(made: Made, tmp_path: Path) -> None:
     (tmp_path / "one.toml").write_text('size = [20]\n[[filter]]\nname = "densprune"\nconcepts = 6\n')
-    (tmp_path / "many.toml").write_text(
-        'size = [20]\n[[filter]]\nname = "densprune"\nconcepts = 6\ntemperature = [0.01, 0.1]\nprefer = ["easy", "random"]\nbalance = [0, 1.0]\n'
-    )
+    last = 'temperature = [0.01, 0.1]\nprefer = ["easy", "random"]\nbalance = [0, 1.0]\n'
+    (tmp_path / "many.toml").write_text(f'size = [20]\n[[filter]]\nname = "densprune"\nconcepts = 6\n{last}')
     for name in ("one", "many"):
         assert run("--metadata_dir", made.pool, "--out", tmp_path / name, "--filters", tmp_path / f"{name}.toml") == 0
     left = [sorted(path.name for path in (tmp_path / name / "work" / "stages").iterdir()) for name in ("one", "many")]
