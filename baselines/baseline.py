@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from filters.command import Command
+from filters.options import Preset
+
+# Of rules over captions, which are Python's own work: threads would wait for each other.
+ENGINE: Preset = {"engine": ("processes", "ours: words and languages take Python's time")}
 
 
 class Published(NamedTuple):
@@ -20,7 +24,8 @@ class Published(NamedTuple):
 
     def __str__(self) -> str:
         named = zip(("ImageNet", "shifts", "VTAB", "retrieval", "average"), self[1:], strict=True)
-        return ", ".join([self.size, *(f"{name} {value}" for name, value in named if value is not None)])
+        told = [f"{name} {value}" for name, value in named if value is not None]
+        return ", ".join([self.size] * bool(self.size) + told)
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ if __name__ == "__main__":
 import dataclasses
 import sys
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from baselines import catalogue
 from filters.command import Command
-from filters.options import option, with_underscores
+from filters.options import option, read_config, with_underscores
 from filters.pool.errors import BadInput
 
 
@@ -39,14 +40,23 @@ def listed() -> str:
     return "\n".join([*told, *(f"{name}: registered by an installed package" for name in catalogue.registered())])
 
 
-def named(arguments: list[str]) -> str | None:
-    """The value of --name."""
-    for at, argument in enumerate(arguments):
-        if argument == "--name" and at + 1 < len(arguments):
-            return arguments[at + 1]
-        if argument.startswith("--name="):
+def value_of(flag: str, arguments: list[str]) -> str | None:
+    """What follows a flag, if it is there."""
+    for argument, following in zip_longest(arguments, arguments[1:]):
+        if argument.startswith(f"{flag}="):
             return argument.partition("=")[2]
+        if argument == flag:
+            return following
     return None
+
+
+def named(arguments: list[str]) -> str:
+    """The value of --name, or that of the run which --config repeats."""
+    config = value_of("--config", arguments)
+    name = value_of("--name", arguments) or (config and read_config(config, None).get("name"))
+    if not isinstance(name, str):
+        raise BadInput("command line", "no --name is given", "see --list")
+    return name
 
 
 def command(name: str) -> Command:
@@ -56,14 +66,14 @@ def command(name: str) -> Command:
 
 def main(arguments: list[str] | None = None) -> int:
     arguments = with_underscores(sys.argv[1:] if arguments is None else arguments)
-    name = named(arguments)
-    if "--list" in arguments or (name is None and {"--help", "-h"} & set(arguments)):
-        print(__doc__ if "--list" not in arguments else listed())
+    if "--list" in arguments:
+        print(listed())
+        return 0
+    if {"--help", "-h"} & set(arguments) and value_of("--name", arguments) is None:
+        print(f"{__doc__}\n--list names them all; --name NAME --help tells the options of one.")
         return 0
     try:
-        if name is None:
-            raise BadInput("command line", "no --name is given", "see --list")
-        chosen = command(name)
+        chosen = command(named(arguments))
     except BadInput as error:
         print(f"baselines: {error}", file=sys.stderr)
         return 2

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -48,6 +49,7 @@ DEMO = Path("demo_pool")
 REDRAWN = 0.2  # seconds between two states of the line on a terminal
 RETOLD = 30.0  # and between two lines elsewhere
 PATIENCE = 1.0
+PATH = re.compile(r"\.parquet$|\.py:\w+$")  # values of options that name a file
 T = TypeVar("T")
 
 
@@ -218,7 +220,7 @@ class Command:
     def _config(self, layers: Layers) -> dict[str, Any]:
         """The settings as the manifest holds them; paths as they are found from any folder."""
         kept = {name: value for name, value in layers.values.items() if name not in NOT_KEPT}
-        paths = [name for name, value in kept.items() if value and (name in ("within", "features_dir") or str(value).endswith(".parquet"))]
+        paths = [name for name, value in kept.items() if value and (layers.flags[name].options.get("place") or PATH.search(str(value)))]
         return kept | {name: str(Path(kept[name]).resolve()) for name in paths}
 
 

@@ -139,7 +139,7 @@ class Recipe(ABC):
         rows = start.kept
         for one in self.filters():
             rows = one.known(work, rows)
-        work.samples = rows.count()
+        work.population, work.samples = rows, rows.count()
         result = self.apply(work, rows, Names())
         outcome.refuse_nothing(work, result.kept)
         result.dropped = [*start.dropped, ("outside", start.kept - rows), *result.dropped]

@@ -27,6 +27,7 @@ def option(
     interval: str | None = None,
     choices: tuple[str, ...] | None = None,
     unset: str | None = None,
+    place: bool = False,
 ) -> Any:
     """A dataclass field that is an option.
 
@@ -34,8 +35,9 @@ def option(
     interval  where a number must lie, such as "(0, 1]"
     choices   the words it may be
     unset     the word on the command line that stands for None
+    place     whether it is a path: a manifest holds it as it is found from any folder
     """
-    return field(default=default, metadata={"text": text, "interval": interval, "choices": choices, "unset": unset})
+    return field(default=default, metadata={"text": text, "interval": interval, "choices": choices, "unset": unset, "place": place})
 
 
 def check(name: str, value: Any, options: Any) -> None:
@@ -82,15 +84,15 @@ class Places:
 class RunOptions:
     """How a run goes, whatever its recipe."""
 
-    within: str | None = option("only these samples: a uid .npy, or a folder of downloaded webdataset shards", None)
-    features_dir: str | None = option("folder of {key}.npz with embeddings kept elsewhere: same keys, same rows", None)
+    within: str | None = option("only these samples: a uid .npy, or a folder of downloaded webdataset shards", None, place=True)
+    features_dir: str | None = option("folder of {key}.npz with embeddings kept elsewhere: same keys, same rows", None, place=True)
     seed: int = option("of every draw [code]", 1234, interval="[0, inf)")
     device: str = option(
         "where products are computed; auto: on a GPU where there is one and tasks are threads", "auto", choices=("auto", "cpu", "cuda")
     )
     engine: str = option("what runs the tasks", "threads", choices=("threads", "processes"))
     num_workers: int | None = option("tasks at a time [default: the cores]", None, interval="[1, inf)", unset="cores")
-    memory_gb: float = option("GB that sorted rows may take in memory", 4.0, interval="(0, 1000000]")
+    memory_gb: float = option("GB that rows may take in memory, sorted or held at once", 4.0, interval="(0, 1000000]")
     allow_invalid: bool = option("go on when more than 1 % of the pool is invalid", False)
 
 
@@ -119,7 +121,7 @@ class Flag:
     nullable: bool
     several: bool  # it takes any number of values
     default: Any
-    options: Any  # text, interval, choices, unset
+    options: Any  # text, interval, choices, unset, place
 
     @property
     def help(self) -> str:
@@ -287,8 +289,11 @@ def _is_negative(argument: str) -> bool:
         return False
 
 
-def read_config(path: str, flags: dict[str, Flag]) -> dict[str, Any]:
-    """The settings of a config file: flag names and values; of a manifest, its `config`. Places are left out."""
+def read_config(path: str, flags: dict[str, Flag] | None) -> dict[str, Any]:
+    """The settings of a config file: flag names and values; of a manifest, its `config`. Places are left out.
+
+    flags  of the command, by which they are checked; None: as they stand there
+    """
     try:
         told = json.loads(Path(path).read_text())
     except OSError as error:
@@ -300,6 +305,8 @@ def read_config(path: str, flags: dict[str, Flag]) -> dict[str, Any]:
     if not isinstance(told, dict):
         raise BadInput(path, "is no JSON object", 'write {"flag": value, ...}')
     named = {name.replace("-", "_"): value for name, value in told.items()}
+    if flags is None:
+        return named
     for name in named:
         if name not in flags:
             raise BadInput(path, f"'{name}' is no option of this command", "see --help")

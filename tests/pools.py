@@ -56,10 +56,12 @@ def write_shard(
     b32: Array | None = None,
     texts: list[str | None] | None = None,
     compressed: bool = False,
+    sides: list[tuple[int, int]] | None = None,
 ) -> None:
     """One pair {key}.parquet, {key}.npz."""
     folder.mkdir(parents=True, exist_ok=True)
     n = len(uids)
+    sides = [(512, 384)] * n if sides is None else sides
     l14 = np.linspace(0, 1, n, dtype=np.float32) if l14 is None else l14
     b32 = l14 if b32 is None else b32
     table = pa.table(
@@ -67,8 +69,8 @@ def write_shard(
             "uid": pa.array(uids, pa.string()),
             "url": pa.array([f"http://example.com/{uid}.jpg" for uid in uids], pa.string()),
             "text": pa.array(texts if texts is not None else [f"a picture of {uid}" for uid in uids], pa.string()),
-            "original_width": pa.array([512] * n, pa.int64()),
-            "original_height": pa.array([384] * n, pa.int64()),
+            "original_width": pa.array([width for width, _ in sides], pa.int64()),
+            "original_height": pa.array([height for _, height in sides], pa.int64()),
             "clip_b32_similarity_score": pa.array(b32, pa.float32()),
             "clip_l14_similarity_score": pa.array(l14, pa.float32()),
             "face_bboxes": pa.array([[] for _ in uids], pa.list_(pa.list_(pa.float64()))),

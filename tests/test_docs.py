@@ -27,6 +27,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the README's reader has made the demo pool."""
     folder = tmp_path_factory.mktemp("reader")
     demo.make(folder / "demo_pool")
+    for program in PROGRAMS:
+        if named := re.match(r"# (\w+\.py)\n", program):
+            (folder / named[1]).write_text(program)
     return folder
 
 

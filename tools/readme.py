@@ -1,4 +1,4 @@
-"""Write the option tables of README.md from the dataclasses that define the options.
+"""Write the tables of options and of baselines of README.md from what defines them.
 
 python -m tools.readme
 """
@@ -16,11 +16,13 @@ if __name__ == "__main__":
 import re
 from pathlib import Path
 
+from baselines import catalogue
 from filters import densprune
 from filters.options import PRESETS, Flag, preset_values
 
+COMMON = ("places", "run", "call")  # headings of flags that every command has
 README = Path(__file__).parents[1] / "README.md"
-MARK = re.compile(r"(<!-- options -->\n).*?(<!-- end of options -->\n)", re.DOTALL)
+MARK = re.compile(r"(<!-- (options|baselines) -->\n).*?(<!-- end of \2 -->\n)", re.DOTALL)
 
 
 def _line(flag: Flag) -> str:
@@ -42,9 +44,20 @@ def options() -> str:
     return "\n\n".join([*tables, "\n".join(presets)])
 
 
+def baselines() -> str:
+    """A row a baseline."""
+    rows = ["| name | what it keeps | its flags | needs | published for medium | source |", "|---|---|---|---|---|---|"]
+    for one in catalogue.OURS.values():
+        flags = ", ".join(f"`--{flag.name}`" for title, group in one.command.groups() if title not in COMMON for flag in group)
+        flags = "as in Options" if one.command is densprune.COMMAND else flags
+        rows.append(f"| `{one.name}` | {one.command.description} | {flags} | {one.needs} | {one.published or ''} | {one.source} |")
+    return "\n".join(rows)
+
+
 def renewed(text: str) -> str:
     """The README with its tables as they should be."""
-    return MARK.sub(lambda found: f"{found[1]}\n{options()}\n\n{found[2]}", text)
+    made = {"options": options, "baselines": baselines}
+    return MARK.sub(lambda found: f"{found[1]}\n{made[found[2]]()}\n\n{found[3]}", text)
 
 
 def main() -> None:

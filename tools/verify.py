@@ -43,7 +43,7 @@ from filters.pool.embeddings import raw_blocks
 from filters.pool.errors import BadInput, from_os
 from filters.pool.files import sha256, told_of
 from filters.pool.pool import Pool, Shard
-from filters.scores import COLUMNS
+from filters.scores import COLUMNS, computed
 from filters.semdedup import SemDeDup
 from filters.topscore import TopScore
 from filters.work.workdir import digest_of
@@ -314,7 +314,7 @@ class Rule:
     at_least: bool = False  # as many, or more where they tie
 
 
-def rule_of(stage: Stage, seen: int) -> Rule:
+def rule_of(stage: Stage, seen: int, samples: int) -> Rule:
     one, suffix = stage.filter, stage.suffix
     if isinstance(one, SemDeDup):
         by = f"dedup_similarity{suffix}"
@@ -322,7 +322,7 @@ def rule_of(stage: Stage, seen: int) -> Rule:
     if isinstance(one, TopScore):
         if one.threshold is not None:
             return Rule(f"score{suffix}", True, threshold=one.threshold)
-        size = one.size if one.size is not None else int(seen * (one.fraction or 0))
+        size = one.size if one.size is not None else int((samples if one.of == "pool" else seen) * (one.fraction or 0))
         plus = one.ties == "all" and one.size is None  # METHOD 4: the score at that position stays too
         return Rule(f"score{suffix}", True, strict_ties=one.ties == "uid", quota=min(seen, size + plus), at_least=one.ties == "all")
     assert isinstance(one, DensityPrune), "these are the filters known here"
@@ -332,7 +332,7 @@ def rule_of(stage: Stage, seen: int) -> Rule:
 
 def check_cut(run: Run, report: Report, stage: Stage) -> None:
     seen, kept = stage_counts(run, stage)
-    rule = rule_of(stage, seen)
+    rule = rule_of(stage, seen, run.manifest["samples"])
     if rule.threshold is not None:
         check_threshold(run, report, stage, rule)
         return
@@ -544,6 +544,9 @@ def similarity_faults(one: Alike, other: Other | None, prefer: str) -> Iterator[
 def check_scores(drawn: Drawn, report: Report, stage: Stage) -> None:
     top: TopScore = stage.filter  # type: ignore[assignment]
     name, faults = f"score{stage.suffix}", []
+    if computed(top.score) is not None:
+        report.skip(name, "it is computed from embeddings of many samples together")
+        return
     table = columns.read_table(top.score) if top.score.endswith(".parquet") else None
     for shard, file, rows, part in drawn.parts(name, "uid"):
         known = ~np.isnan(part[name])
@@ -606,7 +609,7 @@ def check_pool(run: Run, report: Report, pool: Pool, share: float, seed: int) ->
     for stage in run.recipe.stages:
         report.run(check_measured, drawn, report, stage)
     for name in run.recipe.unknown:
-        report.skip(name, "it is no filter of this program")
+        report.skip(name, "what it measures is not known here")
 
 
 def check_measured(drawn: Drawn, report: Report, stage: Stage) -> None:

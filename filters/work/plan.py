@@ -30,7 +30,7 @@ from filters.work.regroup import part_rows, room_of_part
 from filters.work.view import Task
 from filters.work.work import Settings, spoken
 
-K_MEANS, SORTED = "k-means", "sorted rows"  # what rows are held in memory for
+K_MEANS, SORTED, HELD = "k-means", "sorted rows", "rows held at once"  # what takes most memory
 PROCESS = 0.4e9  # bytes of memory that a process takes, its blocks included
 SAMPLE = 28  # bytes of memory a sample of the pool
 FOLDERS = 10  # of a work folder itself, and small files in it: lock, origin, manifest, status
@@ -43,6 +43,7 @@ LARGE = 2048  # centroids, or rows of a group, beyond which a kernel's time is i
 USUAL_ITERATIONS = 50  # of k-means, after which no label changes: 26 to 70 were seen
 Kind = str | np.dtype[Any]
 SHOWN = 0.02  # of the run's time: shorter passes share a line
+DAY = 86400
 FLOPS = 40e9  # of a worker of an ordinary machine, where nothing has been measured
 
 
@@ -73,6 +74,7 @@ class Pass:
     memory: int  # bytes beside what a process and the pool's samples take
     units: Mapping[Kernel, float]  # of each kernel, for the worker that has most to do
     usual: float = 1.0  # part of the samples after which it ends as a rule
+    holds: str = SORTED  # what the memory is for
 
     def seconds(self, rates: Rates) -> float:
         return float(sum(amount * rates[kernel] for kernel, amount in self.units.items()))
@@ -100,7 +102,8 @@ class Plan:
         self.having: dict[str, int] = {}  # rows that have a value in each
         self.disk, self.kept = 0, 0  # bytes of the work folder at its fullest; samples in OUT.npy
         self.rates: Rates = {}
-        self.short: BadInput | None = None  # what the machine has too little of
+        self.short: BadInput | None = None  # why the run would not start
+        self.beyond: BadInput | None = None  # what --memory_gb does not allow
         self._shards: F64 = np.array([shard.rows for shard in pool.shards], np.float64)
         self._busy = _busy(self._shards, workers)
         self._stored, self._inner, self._suffix = DISK_BLOCK * FOLDERS, "", ""
@@ -223,7 +226,15 @@ class Plan:
         train = trained(features, points, k) * (usual / _busy(_parts(points, chunk_rows(points, k), points), self.workers))
         size = points * row_bytes(features)
         order = Cost({rates_copying(): 3 * size, Kernel(rates.hashing, (), 0.8e-9): size})
-        self._add(K_MEANS, points * iterations, Cost(), train + order, memory=size, usual=usual / iterations)
+        self._add(K_MEANS, points * iterations, Cost(), train + order, memory=size, usual=usual / iterations, holds=K_MEANS)
+
+    def held(self, name: str, samples: int, cost: Cost, size: int, do: str, usual: float = 1.0) -> None:
+        """What is done with rows that are all in memory, `size` bytes with what is found of them: refused where --memory_gb is less.
+
+        do  what may be done about it
+        """
+        self.beyond = self.beyond or too_large(size, self.settings, do)
+        self._add(name, samples, cost, parts=np.ones(self.workers), memory=size, usual=usual, holds=HELD)
 
     # -- what things cost
 
@@ -295,11 +306,12 @@ class Plan:
         memory: int = 0,
         written: int = 0,
         usual: float = 1.0,
+        holds: str = SORTED,
     ) -> None:
         shared = cost * (1 / (self._busy if parts is None else _busy(parts, self.workers)))
         name = self._inner + spoken(task if isinstance(task, str) else task.__name__)
         units = (shared + (then or Cost())).units
-        self.passes.append(Pass(self.stages[-1].name, name, samples, cost.bytes_read, written, memory, units, usual))
+        self.passes.append(Pass(self.stages[-1].name, name, samples, cost.bytes_read, written, memory, units, usual, holds))
 
     # -- sums
 
@@ -311,7 +323,7 @@ class Plan:
         return {
             processes: int(PROCESS * self.processes),
             f"{self.pool.rows:,} samples": SAMPLE * self.pool.rows,
-            K_MEANS if most.name.endswith(K_MEANS) else SORTED: most.memory,
+            most.holds: most.memory,
         }
 
     def shares(self) -> dict[Kernel, float]:
@@ -377,9 +389,11 @@ def sized(size: float) -> str:
 
 
 def lasting(seconds: float) -> str:
-    """A time: 0.4 s, 0:12, 3:40, 2:03:40."""
+    """A time: 0.4 s, 0:12, 3:40, 2:03:40, 2.5 d, 340 d."""
     if seconds < 10:
         return f"{seconds:.1f} s"
+    if seconds >= 2 * DAY:
+        return f"{seconds / DAY:,.1f} d" if seconds < 100 * DAY else f"{seconds / DAY:,.0f} d"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
@@ -392,6 +406,14 @@ def _width(kind: str) -> int:
     """Bytes of a number, by the name that Arrow gives its type."""
     named = {"halffloat": 2, "float": 4, "double": 8}
     return named.get(kind) or int("".join(filter(str.isdigit, kind)) or 8) // 8
+
+
+def too_large(size: int, settings: Settings, do: str) -> BadInput | None:
+    """The refusal of rows that must be in memory all at once, where --memory_gb does not allow so many bytes."""
+    if size <= settings.memory_gb * 1e9:
+        return None
+    what = f"{sized(settings.memory_gb * 1e9)} do not hold the {sized(size)} of rows that must be in memory at once"
+    return BadInput("--memory_gb", what, f"give --memory_gb {-int(-size // 1e9)}, or {do}")
 
 
 def rates_copying() -> Kernel:

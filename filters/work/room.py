@@ -8,11 +8,13 @@ import shutil
 from pathlib import Path
 
 from filters.pool.errors import BadInput, from_os
-from filters.work.plan import K_MEANS, SORTED, Plan, sized
+from filters.work.plan import HELD, K_MEANS, SORTED, Plan, sized
 
 
 def check(plan: Plan, save_path: Path, folder: Path) -> None:
     """Raise BadInput when the plan cannot fit, with what would."""
+    if plan.beyond is not None:
+        raise plan.beyond
     _check_memory(plan)
     try:
         _check_disk(plan, save_path, folder)
@@ -33,6 +35,7 @@ def _check_memory(plan: Plan) -> None:
 _LESS = {
     SORTED: "give a smaller --memory_gb, or ask for more clusters",
     K_MEANS: "ask for fewer clusters or concepts, or fewer points for each",
+    HELD: "let fewer samples reach the stage, or use a larger machine",
 }
 
 

@@ -90,7 +90,7 @@ class Work:
     engine: Engine
     settings: Settings = field(default_factory=Settings)
     progress: Progress = field(default_factory=Silent)
-    samples: int = 0  # of the pool that are neither outside nor repeated: what fractions of the pool are taken of
+    samples: int = 0  # in the population: what fractions of the pool are taken of
     funnel: list[Stage] = field(default_factory=list)
     bytes_read: int = 0
     made: set[str] = field(default_factory=set)  # results that it has left, by name of their folder
@@ -101,6 +101,7 @@ class Work:
         self._label, self._inner = "", ""
         self._invalid = self.none()
         self._uids: Stored | None = None
+        self.population = self.everything()  # the samples that are neither outside nor repeated
         self.pool.check_column("uid", TEXTS)
         self.progress.stage("pool")
         self._uids = self.column(parse_uids, self.everything())["uid"]

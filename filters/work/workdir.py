@@ -39,7 +39,7 @@ def key_of(*parts: Any) -> str:
 
 
 def _told(part: Any) -> str:
-    if isinstance(part, Rows | Stored | Hashed | Saved):
+    if isinstance(part, Rows | Stored | Hashed | Saved | Given):
         return part.key
     if isinstance(part, np.ndarray):
         return f"{part.dtype} {part.shape} {hashlib.sha256(np.ascontiguousarray(part).tobytes()).hexdigest()}"
@@ -81,6 +81,14 @@ class Saved:
 
     def load(self) -> Array:
         return _load(self.path)
+
+
+@dataclass(frozen=True)
+class Given:
+    """A file, or a folder of files, that is not ours and that tasks read: known by what it holds, wherever it lies."""
+
+    path: Path
+    key: str
 
 
 @lru_cache(8)
