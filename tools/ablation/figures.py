@@ -7,13 +7,16 @@ other way round. Then the figures of a subset are one short pass over values.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
+from baselines import assets, language
 from filters import outcome
 from filters.concepts import assign, expect_assign, expect_train, train
 from filters.maths import uids
@@ -27,6 +30,7 @@ from filters.work.plan import Cost, Plan
 from filters.work.regroup import Part
 from filters.work.view import View
 from filters.work.work import Work
+from filters.work.workdir import Given
 
 ITERATIONS, POINTS = 100, 256  # of the k-means that finds the reference concepts: the paper's
 ROW = np.int64(0xFFFFFFFF)  # the part of a row's number that counts within its shard
@@ -39,6 +43,7 @@ class Measure:
     features: str
     concepts: int | None  # None: as many as suit the pool
     near: float  # eps: rows more alike than 1 - eps are near-duplicates
+    lid_model: str | None = None  # fastText's; None: the one that a baseline has downloaded, where there is one
 
     def k(self, rows: int) -> int:
         return min(self.concepts or 100, max(1, rows // 10))
@@ -57,6 +62,7 @@ class Reference:
     present: I64 | None = None  # (k,) samples of the pool in each concept
     root: Column | None = None
     lengths: dict[str, Column] = field(default_factory=dict)
+    language: Column | None = None
     missing: tuple[str, ...] = ()  # what could not be measured, and why
 
 
@@ -73,6 +79,11 @@ class Figures:
     entropy: float | None
     characters: float | None
     words: float | None
+    languages: dict[str, float] | None  # share of those whose language is told, the most frequent first
+
+    @property
+    def english(self) -> float | None:
+        return None if self.languages is None else self.languages.get("en", 0.0)
 
     @property
     def effective(self) -> float | None:
@@ -98,13 +109,14 @@ def reference(work: Work, within: str | None, how: Measure) -> Reference:
     with work.stage("reference", rows) as stage:
         scores = {name: tried(f"{name} score", partial(score_column, work, rows, name), None) for name in COLUMNS}
         lengths = tried("captions", partial(_lengths, work, rows), {})
+        spoken = tried("languages", partial(_languages, work, rows, how), None)
         k = how.k(work.samples)
         concept, present = tried("concepts", partial(_concepts, work, rows, how, k), (None, None))
         root = tried("near-duplicates", partial(_roots, work, rows, how), None)
         stage.kept = work.samples
     starts = np.cumsum([0, *(shard.rows for shard in work.pool.shards)])[:-1]
     known = {name: column for name, column in scores.items() if column is not None}
-    return Reference(rows, work.samples, starts, k, known, concept, present, root, lengths, tuple(missing))
+    return Reference(rows, work.samples, starts, k, known, concept, present, root, lengths, spoken, tuple(missing))
 
 
 def foreseen(plan: Plan, within: str | None, how: Measure) -> int:
@@ -120,6 +132,8 @@ def _expect(plan: Plan, rows: int, how: Measure) -> None:
     for name in COLUMNS:
         expect_score(plan, rows, name)
     plan.column(caption_lengths, rows, plan.parsed("text") if "text" in plan.pool.shards[0].columns else Cost(), "i4", "i4")
+    if _tells_languages(how):
+        plan.column(languages_of, rows, plan.parsed("text") + language.expect(plan, how.lid_model, rows), "S8")
     try:
         features = plan.pool.features(how.features)
     except BadInput:
@@ -177,18 +191,42 @@ def caption_lengths(view: View) -> dict[str, Array]:
     return found
 
 
+def _languages(work: Work, rows: Rows, how: Measure) -> Column:
+    if not _tells_languages(how):
+        raise BadInput("no model", "is named, and none was downloaded before", f"give --lid_model, and install {language.EXTRA}")
+    model = language.lid(work, how.lid_model)
+    work.pool.check_column("text", TEXTS)
+    return work.column(languages_of, rows, model)["language"]
+
+
+def _tells_languages(how: Measure) -> bool:
+    """Nothing is downloaded for a column."""
+    return how.lid_model is not None or ((assets.cache() / language.LID.name).is_file() and find_spec("fasttext") is not None)
+
+
+def languages_of(view: View, model: Given) -> dict[str, Array]:
+    """As the model calls them; empty where there is no caption, or it says nothing."""
+    found = np.zeros(len(view.at), "S8")
+    for at, texts in view.captions("text"):
+        there = [text is not None for text in texts]
+        found[view.place(at)[there]] = language.languages([text for text in texts if text is not None], model)
+    return {"language": found}
+
+
 # -- a subset
 
 
 def figures(work: Work, known: Reference, kept: Rows) -> Figures:
     """Of the rows kept, all of which are among the reference's."""
+    spoken: Counter[str] = Counter()
     means, groups, met = _Mean(), np.zeros(known.k, np.int64), np.zeros(work.pool.rows, bool)
     alone = 0
-    for part in work.each(sums, kept, known.scores | known.lengths, known.concept, known.k, known.root):
+    for part in work.each(sums, kept, known.scores | known.lengths, known.concept, known.k, known.root, known.language):
         means.add(part["sums"])
         groups += part["groups"]
         met[known.starts[part["roots"] >> 32] + (part["roots"] & ROW)] = True
         alone += part["alone"]
+        spoken.update(part["languages"])
     size = kept.count()
     return Figures(
         size=size,
@@ -196,6 +234,7 @@ def figures(work: Work, known: Reference, kept: Rows) -> Figures:
         near_duplicates=None if known.root is None else 1 - (int(met.sum()) + alone) / size,
         coverage=None if known.present is None else float((groups > 0).sum() / max(1, (known.present > 0).sum())),
         entropy=None if known.concept is None else entropy(groups),
+        languages={name: count / spoken.total() for name, count in spoken.most_common()} or None,
         **{name: means.of(name) for name in ("b32", "l14", "characters", "words")},
     )
 
@@ -216,9 +255,11 @@ class _Mean:
         return total / count if count else None
 
 
-def sums(view: View, values: dict[str, Column], concept: Column | None, k: int, root: Column | None) -> dict[str, Any]:
-    """What a shard adds: of each column the sum and count of what is there; rows of each concept; which roots are met."""
-    found: dict[str, Any] = {"sums": {}, "groups": np.zeros(k, np.int64), "roots": np.empty(0, np.int64), "alone": 0}
+def sums(
+    view: View, values: dict[str, Column], concept: Column | None, k: int, root: Column | None, spoken: Column | None
+) -> dict[str, Any]:
+    """What a shard adds: of each column the sum and count of what is there; rows of each concept and language; which roots are met."""
+    found: dict[str, Any] = {"sums": {}, "groups": np.zeros(k, np.int64), "roots": np.empty(0, np.int64), "alone": 0, "languages": {}}
     for name, column in values.items():
         there = view.values(column).astype(np.float64)
         there = there[there >= 0] if name in ("characters", "words") else there[~np.isnan(there)]
@@ -229,4 +270,7 @@ def sums(view: View, values: dict[str, Column], concept: Column | None, k: int, 
     if root is not None:
         ends = view.values(root)
         found["roots"], found["alone"] = np.unique(ends[ends >= 0]), int((ends < 0).sum())
+    if spoken is not None:
+        names, counts = np.unique(view.values(spoken), return_counts=True)
+        found["languages"] = {name.decode(): int(count) for name, count in zip(names, counts, strict=True) if name}
     return found

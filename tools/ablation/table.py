@@ -18,6 +18,7 @@ from tools.ablation.figures import Figures
 from tools.ablation.published import DENSITY, HEADS, everything
 
 MINUS = "−"
+MOST = 5  # languages that are named
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,10 @@ def _one(value: float) -> str:
     return f"{value:.1f}"
 
 
+def _mixed(shares: dict[str, float]) -> str:
+    return ", ".join(f"{name} {share:.1%}" for name, share in list(shares.items())[:MOST])
+
+
 def _figure(value: Any) -> str:
     return str(value)
 
@@ -116,6 +121,15 @@ COLUMNS = (
     ),
     Column("characters", "chars", "Mean length of the captions, in characters.", _of("characters"), _one),
     Column("words", "words", "Mean length of the captions, in words between white space.", _of("words"), _one),
+    Column("english", "English", "Share of the captions whose likeliest language, by fastText, is English.", _of("english"), _percent),
+    Column(
+        "languages",
+        "languages",
+        "The most frequent languages of the captions, with their shares.",
+        lambda row: row.figures and row.figures.languages,
+        _mixed,
+        on_page=False,
+    ),
     Column(
         "seconds",
         "time",
@@ -174,8 +188,13 @@ def as_csv(rows: list[Row]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([column.name for column in COLUMNS])
-    writer.writerows([column.value(row) for column in COLUMNS] for row in rows)
+    writer.writerows([_plain(column, row) for column in COLUMNS] for row in rows)
     return text.getvalue()
+
+
+def _plain(column: Column, row: Row) -> Any:
+    value = column.value(row)
+    return column.shown(value) if isinstance(value, dict) else value
 
 
 def pairs_csv(rows: list[Row], pairs: list[Pair]) -> str:
