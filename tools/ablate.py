@@ -141,7 +141,7 @@ def facts(pool: Pool, options: RunOptions, how: Measure, known: Reference, rows:
         ("reference", f"{known.k} concepts of {how.features}" if known.concept else ""),
         ("near-duplicates", f"cosine of {how.features} above {1 - how.near:g}" if known.root else ""),
         ("seed", str(options.seed)),
-        ("time", f"{lasting(seconds)} for all rows; {lasting(sum(alone))} if each were run by itself"),
+        ("time", f"{lasting(seconds)} for this run; {lasting(sum(alone))} for all rows, each by itself"),
         ("version", f"densprune {__version__}"),
     ]
     return Facts(tuple((name, value) for name, value in lines if value), known.missing)

@@ -193,7 +193,7 @@ def caption_lengths(view: View) -> dict[str, Array]:
 
 def _languages(work: Work, rows: Rows, how: Measure) -> Column:
     if not _tells_languages(how):
-        raise BadInput("no model", "is named, and none was downloaded before", f"give --lid_model, and install {language.EXTRA}")
+        raise BadInput("--lid_model", "is not given, and no baseline has downloaded the model", f"name one, and install {language.EXTRA}")
     model = language.lid(work, how.lid_model)
     work.pool.check_column("text", TEXTS)
     return work.column(languages_of, rows, model)["language"]

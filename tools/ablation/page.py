@@ -22,7 +22,7 @@ from tools.ablation.table import MINUS, Facts, Row, cell, shown_columns
 FOLDER = Path(__file__).parent
 COLOURS = 7  # of groups, in the style sheet; the one after them is that of all sweeps
 SWEEPS = "sweeps"
-WIDE = 38  # letters of a label beside a bar or a row of the heat map
+WIDE = 36  # letters of a label beside a bar or a row of the heat map
 
 
 def check_installed() -> None:
@@ -65,7 +65,8 @@ def _lines(rows: list[Row], columns: Sequence[Any]) -> Iterator[dict[str, Any]]:
     group = None
     for number, row in enumerate(rows, 1):
         cells = [{"text": cell(column, row), "published": column.published, "name": column.name} for column in columns]
-        yield {"number": number, "group": row.setting.group if row.setting.group != group else "", "cells": cells, "row": row}
+        new = row.setting.group != group
+        yield {"number": number, "group": row.setting.group if new else "", "apart": new and group, "cells": cells, "row": row}
         group = row.setting.group
 
 
