@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from baselines.baseline import Baseline
 from baselines.random_draw import RandomDraw
-from filters import densprune, semdedup
+from filters import densprune, semdedup, topscore
 from filters.command import Command
 from filters.filter import Recipe
 from filters.options import Layers, check_fields, option
@@ -74,4 +74,5 @@ SURVIVORS_RANDOM = Baseline(
     size_flag="size",
 )
 DENSPRUNE = Baseline(densprune.COMMAND, "arXiv 2401.04578", needs=EMBEDDINGS, size_flag="size")
+TOPSCORE = Baseline(topscore.COMMAND, "METHOD 2 [paper]", size_flag="size")
 SEMDEDUP = Baseline(semdedup.COMMAND, "arXiv 2303.09540", needs=EMBEDDINGS)

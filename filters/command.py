@@ -58,6 +58,37 @@ class Terminated(BaseException):
     """SIGTERM: like KeyboardInterrupt, not to be caught by what handles errors."""
 
 
+def heeded(name: str, call: Callable[[Interruption], None]) -> int:
+    """Do what a command line asks for; gives the exit code, after a line where it is not 0."""
+    interruption = Interruption(f"{name}: {RESUMED}")
+    with interruption.heeded():
+        try:
+            return _settled(name, lambda: call(interruption))
+        except (KeyboardInterrupt, Terminated) as stop:
+            code = interruption.end(stop)
+            if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+                os._exit(code)  # threads in the middle of a block are not waited for
+            return code
+
+
+def _settled(name: str, call: Callable[[], None]) -> int:
+    try:
+        call()
+    except BrokenPipeError:  # whoever read the table has seen enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BadInput as error:
+        return _fail(name, str(error), 2)
+    except WorkerDied as error:
+        return _fail(name, str(error), 1)
+    return 0
+
+
+def _fail(name: str, line: str, code: int) -> int:
+    with contextlib.suppress(OSError):  # of an stderr that cannot be written the code is left
+        print(f"{name}: {line}", file=sys.stderr, flush=True)
+    return code
+
+
 @dataclass(frozen=True)
 class Command:
     """One command: how its flags become a recipe."""
@@ -73,31 +104,7 @@ class Command:
 
     def main(self, arguments: list[str] | None = None) -> int:
         """Run; returns the exit code."""
-        interruption = Interruption(f"{self.name}: {RESUMED}")
-        with interruption.heeded():
-            try:
-                return self._settled(sys.argv[1:] if arguments is None else arguments, interruption)
-            except (KeyboardInterrupt, Terminated) as stop:
-                code = interruption.end(stop)
-                if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
-                    os._exit(code)  # threads in the middle of a block are not waited for
-                return code
-
-    def _settled(self, arguments: list[str], interruption: Interruption) -> int:
-        try:
-            self._run(arguments, interruption)
-        except BrokenPipeError:  # whoever read the table has seen enough of it
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        except BadInput as error:
-            return self._fail(str(error), 2)
-        except WorkerDied as error:
-            return self._fail(str(error), 1)
-        return 0
-
-    def _fail(self, line: str, code: int) -> int:
-        with contextlib.suppress(OSError):  # of an stderr that cannot be written the code is left
-            print(f"{self.name}: {line}", file=sys.stderr, flush=True)
-        return code
+        return heeded(self.name, lambda interruption: self._run(sys.argv[1:] if arguments is None else arguments, interruption))
 
     def groups(self) -> list[tuple[str, list[Flag]]]:
         """Its flags, by heading."""
@@ -110,10 +117,14 @@ class Command:
         return {flag.name: flag for _, flags in self.groups() for flag in flags}
 
     def layers(self, arguments: list[str]) -> Layers:
-        """Settings of a call: default < preset < config file < flag."""
+        """Settings of a call."""
         flags = self.flags()
         given = vars(parser(self.name, self._described(), self.groups()).parse_args(with_underscores(arguments)))
-        given = {name: flags[name].read(value, f"--{name}") for name, value in given.items()}
+        return self.settled({name: flags[name].read(value, f"--{name}") for name, value in given.items()}, "command line")
+
+    def settled(self, given: dict[str, Any], source: str) -> Layers:
+        """Settings in layers: default < preset < config file < what is given, by flag, its values read."""
+        flags = self.flags()
         config = read_config(given["config"], flags) if given.get("config") else {}
         layers = Layers(
             flags, {name: flag.default for name, flag in flags.items()}, dict.fromkeys(flags, "default"), self._exclusive(flags)
@@ -124,7 +135,7 @@ class Command:
         layers = layers.over({name: value for name, (value, _) in self.usual.items()}, {name: tag for name, (_, tag) in self.usual.items()})
         layers = layers.over(*self._preset(pool, flags))
         layers = layers.over(config, dict.fromkeys(config, f"{given.get('config')}"))
-        layers = layers.over(given, dict.fromkeys(given, "command line"))
+        layers = layers.over(given, dict.fromkeys(given, source))
         return self._followed(layers)
 
     def _described(self) -> str:
