@@ -148,7 +148,7 @@ def leave(work: Work, verdict: Verdict, save_path: Path, told: dict[str, Any], b
     status = Counter({"kept": verdict.kept.count()})
     for name, rows in verdict.dropped:
         status[name] += rows.count()
-    with subset.replacing(save_path, beside(save_path, work.dir.folder), _chosen_uids(work, verdict.kept)) as sha256:
+    with subset.replacing(save_path, beside(save_path, work.dir.folder), [_chosen_uids(work, verdict.kept)]) as sha256:
         result = Outcome(save_path, work.dir.folder, work.samples, work.funnel, dict(status), sha256)
         told |= manifest(work, result, before) | {"files": files}
         # Before the file is in its place: from then on the folder may replace it.
@@ -219,7 +219,9 @@ def _chosen_uids(work: Work, kept: Rows) -> U64:
     for part in work.each(_uids, kept):
         found[end : end + len(part)] = part
         end += len(part)
-    return found[uids.order(found)]
+    found = found[uids.order(found)]
+    assert uids.ascending(found).all(), "each uid is kept once"
+    return found
 
 
 def _uids(view: View) -> U64:

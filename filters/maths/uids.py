@@ -111,6 +111,11 @@ def ascending(uids: U64) -> Bool:
     return result
 
 
+def descending(uids: U64) -> Bool:
+    """(n - 1,) whether each uid is followed by a smaller one."""
+    return ascending(uids[::-1])[::-1]
+
+
 def find(table: U64, uids: U64) -> I64:
     """Where each uid stands in an ascending table without repetition: (n,) int64, -1 where it does not."""
     at = np.searchsorted(table[:, 0], uids[:, 0], side="left")

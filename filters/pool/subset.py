@@ -6,40 +6,77 @@ ascending, and nothing is read that is not.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tarfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from filters.maths import uids
 from filters.maths.arrays import U64
 from filters.pool.errors import BadInput, from_os, shortened
-from filters.pool.files import move, read_npy_header, sha256, write_npy, writing
+from filters.pool.files import move, read_npy_header, writing
 
 Map = Callable[[Callable[[Path], U64], Iterable[Path]], Iterable[U64]]
 
 
 @contextmanager
-def replacing(path: Path, new: Path, chosen: U64) -> Iterator[str]:
+def replacing(path: Path, new: Path, blocks: Iterable[U64]) -> Iterator[str]:
     """Write a subset file; gives its sha256, and puts it in place when the block ends well.
 
     new     where it is written first, beside `path`; what a killed run left there is written over
-    chosen  (n, 2) uint64, strictly ascending
+    blocks  (n, 2) uint64 each, ascending, also from one to the next; repetition is legal
     The file appears under `path` whole or not at all: written beside it, synced, read back, renamed.
     """
-    assert uids.ascending(chosen).all(), "a subset is written in ascending order, each uid once"
     try:
         with writing(new, path) as file:
-            write_npy(file, np.ascontiguousarray(chosen).view(uids.SUBSET).reshape(-1))
-        assert np.array_equal(read(new), chosen), "what was written reads back"
-        yield sha256(new)
+            written = _write(file, blocks)
+        sha256, found = _read_back(new)
+        assert found == written, "what was written reads back"
+        yield sha256
         move(new, path)
     finally:
         new.unlink(missing_ok=True)
+
+
+def _write(file: IO[bytes], blocks: Iterable[U64]) -> tuple[int, int]:
+    """Number and CRC-32 of the records. They are counted on the way: numpy's header has room for any number."""
+    _write_header(file, 0)
+    start, count, crc = file.tell(), 0, 0
+    last = np.empty((0, 2), np.uint64)
+    for block in blocks:
+        bounds = np.concatenate([last, block[:1]])
+        assert not uids.descending(block).any() and not uids.descending(bounds).any(), "a subset is written in ascending order"
+        data = np.ascontiguousarray(block).reshape(-1).view(np.uint8).data
+        file.write(data)
+        count, crc, last = count + len(block), zlib.crc32(data, crc), block[-1:].copy() if len(block) else last
+    file.seek(0)
+    _write_header(file, count)
+    assert file.tell() == start, "headers are of one size"
+    return count, crc
+
+
+def _write_header(file: IO[bytes], count: int) -> None:
+    header = {"descr": uids.SUBSET.descr, "fortran_order": False, "shape": (count,)}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _read_back(path: Path) -> tuple[str, tuple[int, int]]:
+    """sha256 of a file that was just written; number and CRC-32 of its records."""
+    sha256, crc = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        header = read_npy_header(file)
+        file.seek(0)
+        sha256.update(file.read(header.size))
+        while data := file.read(1 << 20):
+            sha256.update(data)
+            crc = zlib.crc32(data, crc)
+    return sha256.hexdigest(), (header.shape[0], crc)
 
 
 def read(path: Path) -> U64:
@@ -57,7 +94,7 @@ def read(path: Path) -> U64:
     if size != header.size + header.shape[0] * uids.SUBSET.itemsize:
         raise BadInput(path, f"holds {size - header.size:,} bytes of {header.shape[0]:,} uids", "make it again: it is cut off")
     words = np.memmap(path, np.uint64, "r", header.size, (header.shape[0], 2)) if header.shape[0] else np.empty((0, 2), np.uint64)
-    wrong = np.flatnonzero(uids.ascending(words[::-1])[::-1])
+    wrong = np.flatnonzero(uids.descending(words))
     if len(wrong):
         raise BadInput(path, f"is not sorted: record {wrong[0] + 1:,} is smaller than the one before", "sort it by (high, low) word")
     return words
