@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -58,37 +59,6 @@ class Terminated(BaseException):
     """SIGTERM: like KeyboardInterrupt, not to be caught by what handles errors."""
 
 
-def heeded(name: str, call: Callable[[Interruption], None]) -> int:
-    """Do what a command line asks for; gives the exit code, after a line where it is not 0."""
-    interruption = Interruption(f"{name}: {RESUMED}")
-    with interruption.heeded():
-        try:
-            return _settled(name, lambda: call(interruption))
-        except (KeyboardInterrupt, Terminated) as stop:
-            code = interruption.end(stop)
-            if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
-                os._exit(code)  # threads in the middle of a block are not waited for
-            return code
-
-
-def _settled(name: str, call: Callable[[], None]) -> int:
-    try:
-        call()
-    except BrokenPipeError:  # whoever read the table has seen enough of it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except BadInput as error:
-        return _fail(name, str(error), 2)
-    except WorkerDied as error:
-        return _fail(name, str(error), 1)
-    return 0
-
-
-def _fail(name: str, line: str, code: int) -> int:
-    with contextlib.suppress(OSError):  # of an stderr that cannot be written the code is left
-        print(f"{name}: {line}", file=sys.stderr, flush=True)
-    return code
-
-
 @dataclass(frozen=True)
 class Command:
     """One command: how its flags become a recipe."""
@@ -104,7 +74,7 @@ class Command:
 
     def main(self, arguments: list[str] | None = None) -> int:
         """Run; returns the exit code."""
-        return heeded(self.name, lambda interruption: self._run(sys.argv[1:] if arguments is None else arguments, interruption))
+        return ended(self.name, RESUMED, partial(self._run, sys.argv[1:] if arguments is None else arguments))
 
     def groups(self) -> list[tuple[str, list[Flag]]]:
         """Its flags, by heading."""
@@ -274,6 +244,37 @@ def demo_pool(progress: Progress) -> Path:
     return DEMO / "metadata"
 
 
+def ended(name: str, line: str, run: Callable[[Interruption], int | None]) -> int:
+    """Run a command; gives its exit code, and says why where it did not come to its end. An interruption says the line."""
+    interruption = Interruption(f"{name}: {line}")
+    with interruption.heeded():
+        try:
+            return _settled(name, run, interruption)
+        except (KeyboardInterrupt, Terminated) as stop:
+            code = interruption.end(stop)
+            if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+                os._exit(code)  # threads in the middle of a block are not waited for
+            return code
+
+
+def _settled(name: str, run: Callable[[Interruption], int | None], interruption: Interruption) -> int:
+    try:
+        return run(interruption) or 0
+    except BrokenPipeError:  # whoever read the table has seen enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except BadInput as error:
+        return _failed(name, str(error), 2)
+    except WorkerDied as error:
+        return _failed(name, str(error), 1)
+
+
+def _failed(name: str, line: str, code: int) -> int:
+    with contextlib.suppress(OSError):  # of an stderr that cannot be written the code is left
+        print(f"{name}: {line}", file=sys.stderr, flush=True)
+    return code
+
+
 class Interruption:
     """Turns SIGINT and SIGTERM into exceptions, and raises again what a library under way has swallowed.
 
@@ -330,6 +331,10 @@ class Quiet(Silent):
     def advance(self, samples: int, size: int = 0) -> None:
         self._interruption.check()
 
+    def tell(self, line: Callable[[], str]) -> None:
+        """How far it is, in a line; now and then."""
+        self._interruption.check()
+
 
 class Console(Quiet):
     """Progress on stderr: one line that is written over where stderr is a terminal, else one every half minute; a line a stage."""
@@ -342,14 +347,21 @@ class Console(Quiet):
         self._lock = threading.RLock()  # lines come from the passes and from the clock
 
     def show(self, status: Status) -> None:
+        self._now_and_then(lambda: line_of(status))
+
+    def tell(self, line: Callable[[], str]) -> None:
+        super().tell(line)
+        self._now_and_then(line)
+
+    def _now_and_then(self, line: Callable[[], str]) -> None:
         with self._lock:
             if time.monotonic() - self._shown < (REDRAWN if self._terminal else RETOLD):
                 return
             self._shown = time.monotonic()
             if self._terminal:
-                self._draw(line_of(status))
+                self._draw(line())
             else:
-                self.say(line_of(status))
+                self.say(line())
 
     def end(self) -> None:
         self._draw("")

@@ -56,7 +56,7 @@ def run(
     """
     save_path, folder = places
     check_fields(options)
-    _check_target(save_path, folder)
+    _check_places(save_path, folder)
     plan = _planned(steps, pool, places, options, look)
     room.check(plan, *places)
     with session(plan.pool, folder, options, progress.say) as held:
@@ -97,7 +97,7 @@ class Session:
 def session(pool: Pool, folder: Path, options: RunOptions, say: Callable[[str], None]) -> Iterator[Session]:
     """Hold a work folder; raises BadInput when another run does, or when it is another pool's."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_refusals_named(folder))
+        stack.enter_context(refusals_named(folder))
         held = WorkDir(folder)
         stack.callback(held.close)
         before = outcome.settle_in(held, pool, say)
@@ -147,7 +147,7 @@ def _site(plan: Plan, folder: Path) -> Site:
 
 
 @contextlib.contextmanager
-def _refusals_named(folder: Path) -> Iterator[None]:
+def refusals_named(folder: Path) -> Iterator[None]:
     """What the system refuses anywhere, a read of a failing disk for instance, is told in one line."""
     try:
         yield
@@ -170,20 +170,23 @@ def _opened(pool: Pool | str | Path, features_dir: str | None, embeddings: bool)
     return pool
 
 
-def _check_target(path: Path, folder: Path) -> None:
+def check_target(path: Path, probe: Path) -> None:
     """Raise BadInput when no subset file can be written there: before the work, not after it."""
     if path.suffix != ".npy":
         raise BadInput(path, "does not end in .npy", "name the subset file OUT.npy")
     try:
         if path.is_dir():
             raise BadInput(path, "is a folder", "name a file")
-        if os.path.realpath(path) == os.path.realpath(folder):
-            raise BadInput(path, "is the work folder as well", "name another --work_dir")
-        probe = beside(path, folder, "try")
         probe.touch()
         probe.unlink(missing_ok=True)
     except OSError as error:
         raise from_os(path, error) from None
+
+
+def _check_places(path: Path, folder: Path) -> None:
+    check_target(path, beside(path, folder, "try"))
+    if os.path.realpath(path) == os.path.realpath(folder):
+        raise BadInput(path, "is the work folder as well", "name another --work_dir")
 
 
 def check_apart(folder: Path, pool: Pool) -> None:

@@ -16,14 +16,16 @@ if __name__ == "__main__":
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from filters import __version__
-from filters.command import Console, Interruption, Quiet, heeded, metadata_of
+from filters.command import Console, Interruption, Quiet, ended, metadata_of
 from filters.options import Layers, Places, RunOptions, flags_of, option, parser, with_underscores
 from filters.pool.errors import BadInput
 from filters.pool.pool import Pool
 from filters.run import check_apart, session
+from filters.start import RESUMED
 from filters.work.plan import lasting
 from filters.work.work import Progress
 from tools.ablation import entries, page, table
@@ -76,7 +78,7 @@ FLAGS = {flag.name: flag for _, flags in GROUPS for flag in flags}
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code 2 also where only some of the rows have no result."""
-    return heeded("ablate", lambda interruption: _run(sys.argv[1:] if arguments is None else arguments, interruption))
+    return ended("ablate", RESUMED, partial(_run, sys.argv[1:] if arguments is None else arguments))
 
 
 def _run(arguments: list[str], interruption: Interruption) -> None:
