@@ -247,6 +247,17 @@ def test_a_row_keeps_what_its_command_by_itself_keeps(made: Made, tmp_path: Path
     assert subset.read_bytes() == (tmp_path / "o.npy").read_bytes()
 
 
+def test_a_filter_that_repeats_samples_is_shown_with_what_it_lists(made: Made, tmp_path: Path) -> None:
+    file = tmp_path / "t.toml"
+    file.write_text('size = [10]\n[[filter]]\nname = "soft_cap"\ndraws = 400\nbatch = 50\n')
+    assert run("--metadata_dir", made.pool, "--out", tmp_path / "out", "--filters", file) == 0
+    row = table_of(tmp_path / "out")["soft_cap, draws 400, batch 50"]
+    listed = read_subset(tmp_path / "out" / row["subset"])
+    assert (int(row["listed"]), int(row["size"])) == (len(listed), len(set(listed))) == (400, len(set(listed)))
+    assert len(set(listed)) < 150
+    assert {row["listed"] for row in made.rows.values()} == {""}
+
+
 def test_every_filter_is_shown_at_each_size_a_rule_by_a_draw_from_what_it_keeps(made: Made) -> None:
     sized = {label: int(row["size"]) for label, row in made.rows.items()}
     assert sized["no_filter"] == 150

@@ -121,7 +121,7 @@ def made(folder: Folder, where: Where, common: Ablation, options: RunOptions, fi
         runs = Runs(held, pool, options, how, folder, progress)
         known = runs.reference()
         rows, both = runs.rows(known, settings(file, preset, common, known.samples))
-        folder.write(rows, both, facts(pool, options, how, known, rows, time.monotonic() - began))
+        folder.write(rows, both, facts(pool, options, how, known, rows, time.monotonic() - began), held.dir)
         held.dir.sweep()
     return rows
 

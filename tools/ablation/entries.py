@@ -150,8 +150,9 @@ class Entry:
         flag, last = self.steps[-1].baseline.size_flag, chosen[-1]
         published = self.steps[0].baseline.published if self.published else None
         if flag is None or not sizes or self._sets_size(last, flag):
-            draws = sizes if flag is None else ()
-            yield Setting(label, self.group, self._recipe(chosen, preset, every), published, sweep, draws)
+            recipe = self._recipe(chosen, preset, every)
+            rule = flag is None and not any(one.repeats for one in recipe.filters())  # nothing can follow one that repeats
+            yield Setting(label, self.group, recipe, published, sweep, sizes if rule else ())
             return
         for size in sizes:
             at_size = f"{label}, {size:,}" if len(sizes) > 1 else label

@@ -27,7 +27,9 @@ class Folder:
         """Raise BadInput for a folder that holds other things, unless they may be overwritten."""
         self.path, self.work, self._note = path, path / "work", path / "ablate.json"
         self._before = self._told()
+        self._subsets: list[str] = self._before.get("subsets", [])  # that an earlier table has left
         self._names: list[str] = []  # of subset files that were written
+        self._noted: dict[str, Any] = {}
         try:
             strange = path.exists() and (not path.is_dir() or any(path.iterdir()))
         except OSError as error:
@@ -48,10 +50,12 @@ class Folder:
         work.spent |= kept
         self.note(work)
 
-    def note(self, work: WorkDir) -> None:
-        """What passes took, for the runs that find them done; and which subsets are ours."""
-        names = sorted({*self._before.get("subsets", []), *self._names})
-        write_sealed(self._note, {"spent": {name: asdict(spent) for name, spent in work.spent.items()}, "subsets": names})
+    def note(self, work: WorkDir, names: list[str] | None = None) -> None:
+        """What passes took, for the runs that find them done; and which subsets are ours. Unless it says so already."""
+        told = {"spent": {name: asdict(spent) for name, spent in work.spent.items()}, "subsets": self._subsets if names is None else names}
+        if told != self._noted:
+            write_sealed(self._note, told)
+            self._noted = told
 
     def _subset(self, name: str) -> Path:
         return self.path / "subsets" / f"{name}.npy"
@@ -74,7 +78,7 @@ class Folder:
         taken = {name.lower() for name in self._names}
         return next(name for name in (short, *(f"{short}-{at}" for at in range(2, len(taken) + 3))) if name.lower() not in taken)
 
-    def write(self, rows: list[Row], both: I64, facts: Facts) -> None:
+    def write(self, rows: list[Row], both: I64, facts: Facts, work: WorkDir) -> None:
         """The tables and the page; subsets of rows that are no more go."""
         inside = contained(both)
         alike = jaccard(both)
@@ -88,5 +92,6 @@ class Folder:
         for name, text in texts.items():
             with replacing(self.path / name) as file:
                 file.write(text.encode("utf-8", "replace"))
-        for name in {*self._before.get("subsets", [])} - {*self._names}:
+        for name in {*self._subsets} - {*self._names}:
             self._subset(name).unlink(missing_ok=True)
+        self.note(work, self._names)

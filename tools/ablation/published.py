@@ -22,7 +22,6 @@ class Told(NamedTuple):
 OTHERS = (
     Told("T-MARS", Published("25M", 33.0, 27.0, 36.3), "arXiv 2307.03132"),
     Told("SDM", Published("18M", 35.2, 27.1, 38.6, 26.8, 36.4), "as later papers tell it"),
-    Told("M-FLYT + SCS", Published("128M draws", 40.1, average=37.7), "arXiv 2503.08805"),
 )
 DENSITY = (
     "Density-Based Pruning itself: of its runs on DataComp medium only the order against T-MARS is known, as reviewers state it: fewer "

@@ -82,8 +82,9 @@ class Runs:
             alone = _alone(work, spent)
             work.progress.stage("figures")
             told = figures.figures(work, known, kept)
-            name = self.folder.save(setting.label, listing(work, verdict)[1])
-        return Row(setting, name, told, spent, alone), kept
+            listed, blocks = listing(work, verdict)
+            name = self.folder.save(setting.label, blocks)
+        return Row(setting, name, told, listed, spent, alone), kept
 
 
 def _alone(work: Work, spent: Spent) -> Spent | None:

@@ -28,6 +28,7 @@ class Row:
     setting: Setting
     subset: str = ""  # its file, from the folder of the ablation
     figures: Figures | None = None
+    listed: int = 0  # uids in the file
     spent: Spent | None = None  # in this table: what a row above has measured is found done
     alone: Spent | None = None  # with what others have measured for it; None where that is not known any more
     error: str = ""
@@ -101,6 +102,13 @@ COLUMNS = (
     Column("label", "filter", "The entry of the file, with what is swept.", lambda row: row.setting.label, str),
     Column("group", "group", "Its heading.", lambda row: row.setting.group, str, on_page=False),
     Column("size", "size", "Samples that are kept.", _of("size"), _count),
+    Column(
+        "listed",
+        "listed",
+        "Uids in the subset file, where samples are repeated there on purpose; all figures are of the samples themselves.",
+        lambda row: row.listed if row.figures and row.listed > row.figures.size else None,
+        _count,
+    ),
     Column("share", "of pool", "Their share of the pool's samples.", _of("share"), _percent),
     Column("b32", "b32", "Mean clip_b32_similarity_score of the samples that have one.", _of("b32"), _score),
     Column("l14", "l14", "Mean clip_l14_similarity_score of the samples that have one.", _of("l14"), _score),
