@@ -21,8 +21,10 @@ from filters.maths.split import held, multiplied
 if TYPE_CHECKING:
     from torch import Tensor
 
-TILE = 512  # texts that BLOCK images are multiplied with at a time: the products fit the cache
+TILE = 256  # texts that BLOCK images are multiplied with at a time: the products fit the cache
+TOGETHER = 4 * BLOCK  # images that a tile of texts is made unit rows for
 STEP = 4096  # both, on a GPU
+LEAST = 1e-30  # of a sum of float32, beside terms that it has lost
 
 
 def batches(drawn: U64, uids: U64, size: int) -> list[I64]:
@@ -52,30 +54,39 @@ def _scores(batch: _Units | _Sent, temperature: float) -> F32:
     import torch
 
     totals = torch.full((2, batch.count), -torch.inf, dtype=torch.float64, device=batch.device)
-    for start in range(0, batch.count, batch.rows):
-        for across, logits in batch.tiles(start):
-            for total, begin, axis in ((totals[0], start, 1), (totals[1], across, 0)):
-                part = total[begin : begin + logits.shape[1 - axis]]
-                torch.logaddexp(part, logits.logsumexp(axis).double(), out=part)
-    found: F32 = (batch.own() - temperature / 2 * totals.sum(dim=0)).float().cpu().numpy()
-    return found
+    for start, across, logits in batch.tiles():
+        for total, begin, found in zip(totals, (start, across), batch.log_sums(logits), strict=True):
+            part = total[begin : begin + len(found)]
+            torch.logaddexp(part, found.double(), out=part)
+    score: F32 = (batch.own() - temperature / 2 * totals.sum(dim=0)).float().cpu().numpy()
+    return score
+
+
+Tile = tuple[int, int, "Tensor"]  # first image, first text, f_i.g_j / tau of both
 
 
 class _Units:
     """Unit rows, made a tile at a time."""
 
-    device, rows = "cpu", BLOCK
+    device = "cpu"
 
     def __init__(self, images: Array, texts: Array, temperature: float) -> None:
         self._images, self._texts, self._tau, self.count = images, texts, temperature, len(images)
 
-    def tiles(self, start: int) -> Iterator[tuple[int, Tensor]]:
-        """f_i.g_j / tau of BLOCK images from `start` on, and at which text each tile begins."""
-        images, _ = unit(on_device(self._images[start : start + BLOCK], "cpu"))
-        block, out = padded(images.div_(self._tau), 0, BLOCK), None
-        for across in range(0, self.count, TILE):
-            out, _ = unit(on_device(self._texts[across : across + TILE], "cpu"), out)
-            yield across, (block @ padded(out, 0, TILE).T)[: len(images), : len(out)]
+    def tiles(self) -> Iterator[Tile]:
+        for start in range(0, self.count, TOGETHER):
+            images, out = unit(on_device(self._images[start : start + TOGETHER], "cpu"))[0].div_(self._tau), None
+            for across in range(0, self.count, TILE):
+                out, _ = unit(on_device(self._texts[across : across + TILE], "cpu"), out)
+                texts = padded(out, 0, TILE).T
+                for begin in range(0, len(images), BLOCK):
+                    yield start + begin, across, (padded(images, begin, BLOCK) @ texts)[: len(images) - begin, : len(out)]
+
+    def log_sums(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Of rows and of columns, log sum exp: of each number one exponential, of how far it is below the largest."""
+        largest = logits.max()
+        terms = (logits - largest).exp_()
+        return _logs(terms.sum(1), largest, logits), _logs(terms.sum(0), largest, logits.T)
 
     def own(self) -> Tensor:
         """(m,) float32 f_i.g_i."""
@@ -85,22 +96,33 @@ class _Units:
         return torch.cat([unit(images)[0].mul_(unit(texts)[0]).sum(dim=1) for images, texts in pairs])
 
 
+def _logs(sums: Tensor, largest: Tensor, logits: Tensor) -> Tensor:
+    """Logarithms of the sums; of those whose terms are too far below the largest for float32, from the rows' own largest."""
+    logs = sums.log().add_(largest)
+    lost = sums < LEAST
+    if lost.any():
+        logs[lost] = logits[lost].logsumexp(1)
+    return logs
+
+
 class _Sent:
     """The same on a GPU: float16 rows are multiplied as they lie, and the products divided by their lengths."""
-
-    rows = STEP
 
     def __init__(self, images: Array, texts: Array, temperature: float, mine: Lane) -> None:
         take = multiplied if images.dtype == texts.dtype else measured
         (self._images, self._of_images), (self._texts, self._of_texts) = (take(held(rows, mine)) for rows in (images, texts))
         self.device, self._tau, self.count = mine.device, temperature, len(images)
 
-    def tiles(self, start: int) -> Iterator[tuple[int, Tensor]]:
-        images, lengths = padded(self._images, start, STEP), self._of_images[start : start + STEP, None] * self._tau
-        for across in range(0, self.count, STEP):
-            theirs = self._of_texts[across : across + STEP]
-            logits = products(images, padded(self._texts, across, STEP))[: len(lengths), : len(theirs)]
-            yield across, logits.div_(lengths).div_(theirs)
+    def tiles(self) -> Iterator[Tile]:
+        for start in range(0, self.count, STEP):
+            images, lengths = padded(self._images, start, STEP), self._of_images[start : start + STEP, None] * self._tau
+            for across in range(0, self.count, STEP):
+                theirs = self._of_texts[across : across + STEP]
+                logits = products(images, padded(self._texts, across, STEP))[: len(lengths), : len(theirs)]
+                yield start, across, logits.div_(lengths).div_(theirs)
+
+    def log_sums(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        return logits.logsumexp(1), logits.logsumexp(0)
 
     def own(self) -> Tensor:
         import torch
