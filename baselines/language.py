@@ -59,7 +59,7 @@ def lid_model(work: Work, path: str | None) -> Given:
 
 def english(texts: Sequence[str], model: Given) -> Bool:
     """(n,) of which the most likely language is English. Line breaks are spaces to it [code]."""
-    lines = [text.replace("\n", " ") for text in texts]
+    lines = _lines(texts)
     asked = _asked(model)
     if asked is None:
         return _by_fasttext(lines, model)
@@ -67,6 +67,17 @@ def english(texts: Sequence[str], model: Given) -> Bool:
     rest = np.flatnonzero(~sure)
     found[rest] = _by_fasttext([lines[at] for at in rest], model)
     return found
+
+
+def languages(texts: Sequence[str], model: Given) -> list[str]:
+    """The most likely language of each, as the model calls it; empty where it says nothing."""
+    labels = _fasttext(model)(_lines(texts)) if len(texts) else ()
+    return ["".join(one).removeprefix("__label__") for one in labels]
+
+
+def _lines(texts: Sequence[str]) -> list[str]:
+    """Line breaks are spaces to it [code]."""
+    return [text.replace("\n", " ") for text in texts]
 
 
 @shared(1)

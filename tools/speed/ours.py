@@ -28,7 +28,7 @@ def subset(run: Run, pool: Path, out: Path, threshold: float = made.THRESHOLD) -
 
     def work() -> Path:
         chosen = np.concatenate(run(partial(_above, threshold), Pool.open(pool).shards))
-        with replacing(out, out.with_suffix(".new"), chosen[uids.order(chosen)]):
+        with replacing(out, out.with_suffix(".new"), [chosen[uids.order(chosen)]]):
             return out
 
     return Job(work, _bytes)
