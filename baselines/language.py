@@ -63,7 +63,7 @@ def english(texts: Sequence[str], model: Given) -> Bool:
     asked = _asked(model)
     if asked is None:
         return _by_fasttext(lines, model)
-    found, sure = asked.is_likeliest(ENGLISH, [line.encode() for line in lines])
+    found, sure = asked.is_likeliest(ENGLISH, lines)
     rest = np.flatnonzero(~sure)
     found[rest] = _by_fasttext([lines[at] for at in rest], model)
     return found

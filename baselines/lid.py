@@ -10,7 +10,7 @@ The file: https://fasttext.cc, its `FastText::saveModel`. Of a model of another 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
+from itertools import repeat
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
@@ -26,7 +26,9 @@ HIERARCHICAL, SUPERVISED = 1, 3
 OFFSET, PRIME = np.uint32(2166136261), np.uint32(16777619)  # of the hash FNV-1a
 CODES = 256  # of a product quantizer, for each part of a vector
 LABEL = b"__label__"
-END = b"</s>"
+END, STOP = b"</s>", b"\0"  # of a line: as the model knows it, and here among words
+MARKS = (LABEL.decode(), END.decode())
+NONE = np.zeros(0, bool)
 CLOSE = 1e-3  # of two log-probabilities: far more than the order of additions can change
 WORDS = 1 << 18  # that are remembered
 LINES = 4096  # at a time
@@ -51,7 +53,7 @@ class _File:
     """Reads one thing after the other."""
 
     def __init__(self, path: Path) -> None:
-        self.data = np.memmap(path, np.uint8, "r")
+        self.data = np.memmap(path, np.uint8, "r").view(np.ndarray)
         self.at = 0
 
     def take(self, kind: str | np.dtype[np.void], count: int = 1) -> Array:
@@ -141,46 +143,49 @@ class Asked:
         self._forget()
 
     def _forget(self, room: int = WORDS) -> None:
-        self._place: dict[bytes, int] = {}
-        self._vectors = np.empty((room, self.model.vectors.shape[1] + 1), np.float32)  # the last number: how many rows were added
-
-    def is_likeliest(self, label: str, lines: Sequence[bytes]) -> tuple[Bool, Bool]:
-        """(n,) whether this is the label of a line, and where that is sure."""
-        with self._lock:
-            parts = [self._is_likeliest(self.model.labels.index(label), lines[at : at + LINES]) for at in range(0, len(lines), LINES)]
-        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
-
-    def _is_likeliest(self, number: int, lines: Sequence[bytes]) -> tuple[Bool, Bool]:
-        text = b"\n".join(lines)
-        words = [line.split() for line in text.replace(b"\0", b" ").split(b"\n")]
-        place = self._places(list(chain.from_iterable(words)))
-        count = np.fromiter(map(len, words), np.int64, len(lines))
-        total = np.zeros((len(lines), self._vectors.shape[1]), np.float32)
-        if len(place):
-            total[count > 0] = np.add.reduceat(np.take(self._vectors, place, axis=0), (np.cumsum(count) - count)[count > 0])
+        self._place = {STOP: 0}
+        self._vectors = np.zeros((room, self.model.vectors.shape[1] + 1), np.float32)  # the last number: how many rows were added
         if END in self.model.words:  # each line ends with it
-            total += np.append(self.model.vectors[self.model.words[END]], 1)
+            self._vectors[0] = np.append(self.model.vectors[self.model.words[END]], 1)
+
+    def is_likeliest(self, label: str, lines: Sequence[str]) -> tuple[Bool, Bool]:
+        """(n,) whether this is the label of a line, none of which has a line break in it, and where that is sure."""
+        number = self.model.labels.index(label)
+        with self._lock:
+            parts = [self._is_likeliest(number, lines[at : at + LINES]) for at in range(0, len(lines), LINES)]
+        return np.concatenate([NONE, *(part[0] for part in parts)]), np.concatenate([NONE, *(part[1] for part in parts)])
+
+    def _is_likeliest(self, number: int, lines: Sequence[str]) -> tuple[Bool, Bool]:
+        text = "\n".join([*lines, ""])
+        # The words of all lines, each line with STOP at its end.
+        places = self._places(text.encode().replace(STOP, b" ").replace(b"\n", b" " + STOP + b" ").split())
+        ends = np.flatnonzero(places == 0)
+        total = np.add.reduceat(np.take(self._vectors, places, axis=0), np.append(0, ends[:-1] + 1))
         hidden = (total[:, :-1] / np.maximum(total[:, -1:], 1)).astype(np.float32, copy=False)
         found, sure = self._tree.is_likeliest(hidden, number)
-        if LABEL in text or END in text:  # fastText takes it for a label, or for the end of a line
-            sure &= np.array([LABEL not in line and END not in line for line in lines])
+        if any(mark in text for mark in MARKS):  # fastText takes it for a label, or for the end of a line
+            sure &= np.array([not any(mark in line for mark in MARKS) for line in lines])
         return found, sure & (total[:, -1] > 0)
 
     def _places(self, words: list[bytes]) -> I64:
         """(n,) where the vector of each word lies."""
-        places = list(map(self._place.get, words))
-        if None in places:
-            self._learn(words)
-            places = list(map(self._place.get, words))
-        return np.array(places, np.int64)
+        places = self._known(words)
+        if len(missing := np.flatnonzero(places < 0)):
+            new = {words[at] for at in missing}
+            if len(self._place) + len(new) > len(self._vectors):
+                self._forget(max(WORDS, 1 + len(words)))
+                new, missing = set(words) - {STOP}, np.arange(len(words))
+            self._learn(list(new))
+            places[missing] = self._known([words[at] for at in missing])
+        return places
 
-    def _learn(self, words: list[bytes]) -> None:
-        new = set(words).difference(self._place)
-        if len(self._place) + len(new) > len(self._vectors):
-            new = set(words)
-            self._forget(max(WORDS, len(new)))
+    def _known(self, words: list[bytes]) -> I64:
+        """As far as they are remembered; else -1."""
+        return np.fromiter(map(self._place.get, words, repeat(-1)), np.int64, len(words))
+
+    def _learn(self, new: list[bytes]) -> None:
         begin, end = len(self._place), len(self._place) + len(new)
-        self._vectors[begin:end] = added(self.model, list(new))
+        self._vectors[begin:end] = added(self.model, new)
         self._place |= zip(new, range(begin, end), strict=True)
 
 
