@@ -33,7 +33,7 @@ class BasicFilter(Filter):
         work.pool.check_column("text", TEXTS)
         for side in SIDES:
             work.pool.check_column(side, NUMBERS)
-        return Measured(columns=work.column(basic, rows, language.lid(work, self.lid_model)))
+        return Measured(columns=work.column(basic, rows, language.lid_model(work, self.lid_model)))
 
     def decide(self, work: Work, rows: Rows, seen: Measured) -> Cut:
         return Cut(by=seen.columns["basic_filter"], threshold=5)

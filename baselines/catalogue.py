@@ -42,6 +42,7 @@ OURS = {
         clip_score.BASELINE,
         random_draw.BASELINE,
         combined.SEMDEDUP,
+        combined.TOPSCORE,
         combined.DENSPRUNE,
         combined.DEDUP_SCORE,
         combined.SURVIVORS_RANDOM,
@@ -97,7 +98,7 @@ def _of_own(found: Any, name: str) -> Baseline:
         raise BadInput(name, fault, "see the README, A filter of your own")
     described = (found.__doc__ or "").strip().partition("\n")[0]
     command = Command(found.name, described, lambda layers: layers.part(found, found.name), ((found.name, found),))
-    return Baseline(command, name, needs="not told")
+    return Baseline(command, name, needs="not told", size_flag="size" if "size" in command.flags() else None)
 
 
 def _fault(found: Any) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from baselines.baseline import Baseline, Published
 from filters.command import Command
 from filters.filter import Filter
-from filters.options import Layers, option
+from filters.options import Layers, check_fields, option
 from filters.topscore import TopScore
 
 
@@ -24,10 +24,14 @@ class ClipScore:
 
     alternatives = (("fraction", "threshold", "size"),)
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
 
 def recipe(layers: Layers) -> Filter:
     told: ClipScore = layers.part(ClipScore, "clip_score")
-    return TopScore(told.arch, told.fraction, size=told.size, threshold=told.threshold, ties="uid" if told.size else "all")
+    # DataComp's n counts samples without a score too.
+    return TopScore(told.arch, told.fraction, "pool", size=told.size, threshold=told.threshold, ties="uid" if told.size else "all")
 
 
 BASELINE = Baseline(

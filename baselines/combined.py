@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from baselines.baseline import Baseline
 from baselines.random_draw import RandomDraw
-from filters import densprune, semdedup
+from filters import densprune, semdedup, topscore
 from filters.command import Command
 from filters.filter import Recipe
-from filters.options import Layers, option
+from filters.options import Layers, check_fields, option
 from filters.semdedup import SemDeDup
 from filters.topscore import TopScore
 
@@ -24,6 +24,9 @@ class Final:
 
     fraction: float | None = option("final size, as a share of the pool [ours]", None, interval="(0, 1]")
     size: int | None = option("final size in samples, instead of a fraction", None, interval="[1, inf)")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -71,4 +74,5 @@ SURVIVORS_RANDOM = Baseline(
     size_flag="size",
 )
 DENSPRUNE = Baseline(densprune.COMMAND, "arXiv 2401.04578", needs=EMBEDDINGS, size_flag="size")
+TOPSCORE = Baseline(topscore.COMMAND, "METHOD 2 [paper]", size_flag="size")
 SEMDEDUP = Baseline(semdedup.COMMAND, "arXiv 2303.09540", needs=EMBEDDINGS)

@@ -72,7 +72,7 @@ class Captions(Filter):
 
     def measure(self, work: Work, rows: Rows) -> Measured:
         work.pool.check_column("text", TEXTS)
-        return Measured(columns=work.column(caption, rows, language.lid(work, self.lid_model)))
+        return Measured(columns=work.column(caption, rows, language.lid_model(work, self.lid_model)))
 
     def decide(self, work: Work, rows: Rows, seen: Measured) -> Cut:
         return Cut(by=seen.columns["caption"], threshold=3)
@@ -129,11 +129,7 @@ class NearTargets(Sources, Filter):
 
     def expect(self, plan: Plan, rows: int) -> int:
         features = plan.pool.features(FEATURES)
-        k = (
-            len(targets.unchecked(Path(self.centroids)))
-            if self.centroids
-            else _rows_of(plan, centroids_of(str(self.image_based_scale)), CLUSTERS)
-        )
+        k = self._centroid_count(plan)
         plan.holds("centroids", 4 * k * features.width)
         with plan.once("pool_centroids", 4 * k * features.width):
             pass
@@ -151,6 +147,11 @@ class NearTargets(Sources, Filter):
         if self.centroids is not None:
             return assets.given(self.centroids, "centroids")
         return assets.find(work, centroids_of(str(self.image_based_scale)), None)
+
+    def _centroid_count(self, plan: Plan) -> int:
+        if self.centroids is not None:
+            return len(targets.unchecked(Path(self.centroids)))
+        return _rows_of(plan, centroids_of(str(self.image_based_scale)), CLUSTERS)
 
     def _targets(self, work: Work) -> list[Given]:
         if self.target_features is None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from baselines import assets
+from baselines import assets, lid
 from baselines.assets import Asset
 from filters.maths.arrays import I8, Bool
 from filters.maths.device import shared
@@ -34,57 +34,90 @@ LID = Asset(
     "lid_model",
 )
 LID_TEXT = "fastText's language model: lid.176.bin [code], or lid.176.ftz, nearly the same [default: the former, downloaded once]"
-MAGIC = (793712314).to_bytes(4, "little")  # how a fastText model begins
+ENGLISH = "en"
 FASTTEXTS = ("fasttext-predict", "fasttext", "fasttext-wheel")  # packages, of which each gives the module fasttext
 CLD3S = ("gcld3", "cld3-py")  # likewise gcld3; both give the same languages
 BYTES = 1000  # of a caption that CLD3 looks at, at most [code]
 EXTRA = "densprune[text]"
 TOKEN = re.compile("\n|[^ \n\r\t\v\f\0]+")  # as fastText splits: a line break is a token too
-USUAL = 20e-6  # seconds a caption
+USUAL, USUAL_CLD3 = 6e-6, 40e-6  # seconds a caption
 CHOSEN = 256  # captions of a trial
 
 
 # -- fastText
 
 
-def lid(work: Work, path: str | None) -> Given:
+def lid_model(work: Work, path: str | None) -> Given:
     """The model, and what reads it."""
     library = package("fasttext", FASTTEXTS)
     found = assets.find(work, LID, path)
     with found.path.open("rb") as file:
-        if file.read(len(MAGIC)) != MAGIC:
+        if file.read(len(lid.MAGIC)) != lid.MAGIC:
             raise _no_model(found.path, "it does not begin as one")
     return Given(found.path, f"{found.key} {library}")
 
 
-def _no_model(path: Path, reason: object) -> BadInput:
-    return BadInput(path, f"is no fastText model ({reason})", f"name one by --{LID.flag}")
-
-
 def english(texts: Sequence[str], model: Given) -> Bool:
     """(n,) of which the most likely language is English. Line breaks are spaces to it [code]."""
-    if not len(texts):
-        return np.zeros(0, bool)
-    return np.array([labels == ["__label__en"] for labels in _lines(model.path)([text.replace("\n", " ") for text in texts])])
+    lines = _lines(texts)
+    asked = _asked(model)
+    if asked is None:
+        return _by_fasttext(lines, model)
+    found, sure = asked.is_likeliest(ENGLISH, lines)
+    rest = np.flatnonzero(~sure)
+    found[rest] = _by_fasttext([lines[at] for at in rest], model)
+    return found
 
 
-Lines = Callable[[list[str]], Sequence[list[str]]]  # labels of each line
+def languages(texts: Sequence[str], model: Given) -> list[str]:
+    """The most likely language of each, as the model calls it; empty where it says nothing."""
+    labels = _fasttext(model)(_lines(texts)) if len(texts) else ()
+    return ["".join(one).removeprefix("__label__") for one in labels]
+
+
+def _lines(texts: Sequence[str]) -> list[str]:
+    """Line breaks are spaces to it [code]."""
+    return [text.replace("\n", " ") for text in texts]
 
 
 @shared(1)
-def _lines(path: Path) -> Lines:
-    """The model's likeliest label, for many lines at once: that is faster, and works with numpy 2, whichever package it is."""
+def _asked(model: Given) -> lid.Asked | None:
+    """The model as we read it, unless it is of a kind that we leave to fastText."""
+    try:
+        found = lid.read(model.path)
+    except (ValueError, IndexError, MemoryError) as error:
+        raise _no_model(model.path, error) from None
+    if found is not None and ENGLISH not in found.labels:
+        raise BadInput(model.path, f"knows no language '{ENGLISH}'", f"name another model by --{LID.flag}")
+    return found and lid.Asked(found)
+
+
+def _by_fasttext(lines: list[str], model: Given) -> Bool:
+    labels = _fasttext(model)(lines) if lines else ()
+    return np.array([[f"__label__{ENGLISH}"] == list(one) for one in labels], bool)
+
+
+Labels = Callable[[list[str]], Sequence[Sequence[str]]]  # the likeliest label of each line
+
+
+@shared(1)
+def _fasttext(given: Given) -> Labels:
+    """fastText itself, asked of many lines at once: that works with numpy 2, whichever package it is."""
     fasttext = module("fasttext")
     if hasattr(fasttext.FastText, "eprint"):
         fasttext.FastText.eprint = lambda line: None  # it says on stderr what a load gives
     try:
-        model = fasttext.load_model(str(path))
+        model = fasttext.load_model(str(given.path))
     except (ValueError, RuntimeError, MemoryError) as error:
-        raise _no_model(path, error) from None
+        raise _no_model(given.path, error) from None
     if hasattr(fasttext, "tokenize"):
         return lambda lines: model.predict(lines)[0]
     # fasttext-predict's own predict takes one line only, but what is below it takes many.
     return lambda lines: model.f.multilinePredict([line + "\n" for line in lines], 1, 0.0, "strict")
+
+
+def _no_model(path: Path, reason: object) -> BadInput:
+    return BadInput(path, f"is no fastText model ({reason})", f"name one by --{LID.flag}")
 
 
 # -- CLD3
@@ -98,7 +131,7 @@ def cld3() -> str:
 def english_by_cld3(texts: Sequence[str]) -> Bool:
     """(n,) of which CLD3's language is English."""
     detect = _detector()
-    return np.array([detect(text=text.replace("\n", " ")).language == "en" for text in texts], bool)
+    return np.array([detect(text=text.replace("\n", " ")).language == ENGLISH for text in texts], bool)
 
 
 @shared(1)
@@ -192,7 +225,7 @@ def expect(plan: Plan, path: str | None, rows: float) -> Cost:
 def expect_cld3(plan: Plan, rows: float) -> Cost:
     """So many captions whose language CLD3 tells."""
     cld3()
-    return Cost({Kernel(detecting_by_cld3, (plan.processes > 1,), 2 * USUAL): rows})
+    return Cost({Kernel(detecting_by_cld3, (plan.processes > 1,), USUAL_CLD3): rows})
 
 
 def detecting(site: Site, path: Path | None, alone: bool) -> Trial:

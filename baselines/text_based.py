@@ -29,7 +29,7 @@ class TextBased(Filter):
 
     def measure(self, work: Work, rows: Rows) -> Measured:
         work.pool.check_column("text", TEXTS)
-        model, dictionary = language.lid(work, self.lid_model), wordnet.dictionary(self.wordnet_dir)
+        model, dictionary = language.lid_model(work, self.lid_model), wordnet.dictionary(self.wordnet_dir)
         return Measured(columns=work.column(texts, rows, model, dictionary, wordnet.entities(work, self.imagenet_ids)))
 
     def decide(self, work: Work, rows: Rows, seen: Measured) -> Cut:

@@ -49,7 +49,7 @@ USUAL = 3e-6  # seconds a caption
 def dictionary(path: str | None) -> Given:
     """WordNet's files, known by their digests, and what reads them; raises BadInput when there are none."""
     library = package("nltk", ("nltk",))
-    folder = place(path)
+    folder = place(path).resolve()
     zipped = folder if folder.suffix == ".zip" else None
     files = [zipped] if zipped else [folder / name for name in FILES]
     try:
@@ -98,13 +98,14 @@ def listed(path: Path) -> frozenset[int]:
 
 def name_something(texts: list[str], dictionary: Given, entities: Given) -> Bool:
     """(n,) whether one of a caption's words is such a word."""
-    known = _known(dictionary.path, entities.path)
+    known = _known(dictionary, entities)
     return np.array([any(map(known, text.split())) for text in texts], bool)
 
 
 @shared(1)
-def _known(folder: Path, entities: Path) -> Callable[[str], bool]:
-    reader, offsets = _reader(folder), listed(entities)
+def _known(dictionary: Given, entities: Given) -> Callable[[str], bool]:
+    """Whether a word is such a word; remembers."""
+    reader, offsets = _reader(dictionary), listed(entities.path)
 
     @lru_cache(WORDS)
     def known(word: str) -> bool:
@@ -116,8 +117,10 @@ def _known(folder: Path, entities: Path) -> Callable[[str], bool]:
     return known
 
 
-def _reader(folder: Path) -> Any:
+@shared(1)
+def _reader(dictionary: Given) -> Any:
     """nltk's reader of WordNet, but that a synset is its offset: nothing else of it is asked, and so the data files are not read."""
+    folder = dictionary.path
     nltk, wordnet = module("nltk"), module("nltk.corpus.reader.wordnet")
 
     class Offsets(wordnet.WordNetCorpusReader):  # type: ignore[misc, name-defined]
@@ -152,5 +155,5 @@ def expect(plan: Plan, wordnet_dir: str | None, path: str | None, rows: int) -> 
 
 def looking_up(site: Site, folder: Path, alone: bool) -> Trial:
     """Captions of the pool whose words are looked up, in no list: that takes longest."""
-    known = _known(folder, Path("/dev/null"))
+    known = _known(Given(folder, ""), Given(Path("/dev/null"), ""))
     return on_captions(site, lambda texts: np.array([any(map(known, text.split())) for text in texts], bool), alone)

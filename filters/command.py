@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -73,31 +74,7 @@ class Command:
 
     def main(self, arguments: list[str] | None = None) -> int:
         """Run; returns the exit code."""
-        interruption = Interruption(f"{self.name}: {RESUMED}")
-        with interruption.heeded():
-            try:
-                return self._settled(sys.argv[1:] if arguments is None else arguments, interruption)
-            except (KeyboardInterrupt, Terminated) as stop:
-                code = interruption.end(stop)
-                if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
-                    os._exit(code)  # threads in the middle of a block are not waited for
-                return code
-
-    def _settled(self, arguments: list[str], interruption: Interruption) -> int:
-        try:
-            self._run(arguments, interruption)
-        except BrokenPipeError:  # whoever read the table has seen enough of it
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        except BadInput as error:
-            return self._fail(str(error), 2)
-        except WorkerDied as error:
-            return self._fail(str(error), 1)
-        return 0
-
-    def _fail(self, line: str, code: int) -> int:
-        with contextlib.suppress(OSError):  # of an stderr that cannot be written the code is left
-            print(f"{self.name}: {line}", file=sys.stderr, flush=True)
-        return code
+        return ended(self.name, RESUMED, partial(self._run, sys.argv[1:] if arguments is None else arguments))
 
     def groups(self) -> list[tuple[str, list[Flag]]]:
         """Its flags, by heading."""
@@ -110,10 +87,14 @@ class Command:
         return {flag.name: flag for _, flags in self.groups() for flag in flags}
 
     def layers(self, arguments: list[str]) -> Layers:
-        """Settings of a call: default < preset < config file < flag."""
+        """Settings of a call."""
         flags = self.flags()
         given = vars(parser(self.name, self._described(), self.groups()).parse_args(with_underscores(arguments)))
-        given = {name: flags[name].read(value, f"--{name}") for name, value in given.items()}
+        return self.settled({name: flags[name].read(value, f"--{name}") for name, value in given.items()}, "command line")
+
+    def settled(self, given: dict[str, Any], source: str) -> Layers:
+        """Settings in layers: default < preset < config file < what is given, by flag, its values read."""
+        flags = self.flags()
         config = read_config(given["config"], flags) if given.get("config") else {}
         layers = Layers(
             flags, {name: flag.default for name, flag in flags.items()}, dict.fromkeys(flags, "default"), self._exclusive(flags)
@@ -124,7 +105,7 @@ class Command:
         layers = layers.over({name: value for name, (value, _) in self.usual.items()}, {name: tag for name, (_, tag) in self.usual.items()})
         layers = layers.over(*self._preset(pool, flags))
         layers = layers.over(config, dict.fromkeys(config, f"{given.get('config')}"))
-        layers = layers.over(given, dict.fromkeys(given, "command line"))
+        layers = layers.over(given, dict.fromkeys(given, source))
         return self._followed(layers)
 
     def _described(self) -> str:
@@ -181,7 +162,7 @@ class Command:
             except BadInput as error:  # the table is for the eye: it costs no run
                 progress.say(f"no table of concepts: {error}")
 
-        outcome = self.recipe(layers).run(
+        outcome = self._made(layers).run(
             metadata_of(places, progress),
             *self._places(places),
             layers.part(RunOptions),
@@ -198,11 +179,17 @@ class Command:
             raise BadInput(DEMO, "is not drawn yet", "run once without --dry_run")
         look = Look(lambda work, verdict: None, summary.expect_concepts)
         metadata = metadata_of(places, Silent())
-        plan = self.recipe(layers).plan(metadata, *self._places(places), layers.part(RunOptions), look)
+        plan = self._made(layers).plan(metadata, *self._places(places), layers.part(RunOptions), look)
         if not call.quiet:
             print(plan)
         if plan.short:
             raise plan.short
+
+    def _made(self, layers: Layers) -> Recipe:
+        try:
+            return self.recipe(layers)
+        except ValueError as error:
+            raise BadInput("command line", str(error), "see --help") from None
 
     def _places(self, places: Places) -> tuple[str, str | None]:
         return places.save_path or f"{self.name}_{places.pool}.npy", places.work_dir
@@ -255,6 +242,37 @@ def demo_pool(progress: Progress) -> Path:
     except OSError as error:
         raise from_os(DEMO, error) from None
     return DEMO / "metadata"
+
+
+def ended(name: str, line: str, run: Callable[[Interruption], int | None]) -> int:
+    """Run a command; gives its exit code, and says why where it did not come to its end. An interruption says the line."""
+    interruption = Interruption(f"{name}: {line}")
+    with interruption.heeded():
+        try:
+            return _settled(name, run, interruption)
+        except (KeyboardInterrupt, Terminated) as stop:
+            code = interruption.end(stop)
+            if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+                os._exit(code)  # threads in the middle of a block are not waited for
+            return code
+
+
+def _settled(name: str, run: Callable[[Interruption], int | None], interruption: Interruption) -> int:
+    try:
+        return run(interruption) or 0
+    except BrokenPipeError:  # whoever read the table has seen enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except BadInput as error:
+        return _failed(name, str(error), 2)
+    except WorkerDied as error:
+        return _failed(name, str(error), 1)
+
+
+def _failed(name: str, line: str, code: int) -> int:
+    with contextlib.suppress(OSError):  # of an stderr that cannot be written the code is left
+        print(f"{name}: {line}", file=sys.stderr, flush=True)
+    return code
 
 
 class Interruption:
@@ -313,6 +331,10 @@ class Quiet(Silent):
     def advance(self, samples: int, size: int = 0) -> None:
         self._interruption.check()
 
+    def tell(self, line: Callable[[], str]) -> None:
+        """How far it is, in a line; now and then."""
+        self._interruption.check()
+
 
 class Console(Quiet):
     """Progress on stderr: one line that is written over where stderr is a terminal, else one every half minute; a line a stage."""
@@ -325,14 +347,21 @@ class Console(Quiet):
         self._lock = threading.RLock()  # lines come from the passes and from the clock
 
     def show(self, status: Status) -> None:
+        self._now_and_then(lambda: line_of(status))
+
+    def tell(self, line: Callable[[], str]) -> None:
+        super().tell(line)
+        self._now_and_then(line)
+
+    def _now_and_then(self, line: Callable[[], str]) -> None:
         with self._lock:
             if time.monotonic() - self._shown < (REDRAWN if self._terminal else RETOLD):
                 return
             self._shown = time.monotonic()
             if self._terminal:
-                self._draw(line_of(status))
+                self._draw(line())
             else:
-                self.say(line_of(status))
+                self.say(line())
 
     def end(self) -> None:
         self._draw("")

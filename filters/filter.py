@@ -103,7 +103,7 @@ class Recipe(ABC):
         save_path = Path(save_path)
         places = (save_path, Path(work_dir) if work_dir is not None else save_path.with_suffix(".work"))
         told = {"recipe": repr(self), "preset": (config or {}).get("pool"), "config": config or {}}
-        return run(self._steps(), pool, places, options or RunOptions(), progress or Silent(), told, overwrite, look)
+        return run(self.steps(), pool, places, options or RunOptions(), progress or Silent(), told, overwrite, look)
 
     def plan(
         self,
@@ -119,21 +119,20 @@ class Recipe(ABC):
         """
         save_path = Path(save_path)
         places = (save_path, Path(work_dir) if work_dir is not None else save_path.with_suffix(".work"))
-        return foreseen(self._steps(), pool, places, options or RunOptions(), look)
+        return foreseen(self.steps(), pool, places, options or RunOptions(), look)
 
-    def _steps(self) -> Steps:
+    def steps(self) -> Steps:
+        """As `filters.run` carries it out."""
         return Steps(self.foresee_verdict, self.verdict, any(one.looks_at_embeddings() for one in self.filters()))
 
-    def foresee_verdict(self, plan: Plan, within: str | None) -> None:
-        """What `verdict` takes, and what leaving its result does."""
+    def foresee_verdict(self, plan: Plan, within: str | None) -> int:
+        """What `verdict` takes; gives the rows left."""
         with plan.stage("pool", plan.pool.rows) as stage:
             rows = outcome.expect_population(plan, within)
             for one in self.filters():
                 rows = one.expect_known(plan, rows)
             plan.samples = stage.kept = rows
-        kept = self.foresee(plan, rows, Names())
-        with plan.stage("results", kept):
-            outcome.expect_leaving(plan, kept)
+        return self.foresee(plan, rows, Names())
 
     def verdict(self, work: Work, within: str | None) -> Verdict:
         """What becomes of every sample of the pool."""

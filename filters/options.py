@@ -13,8 +13,9 @@ import math
 import types
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn, get_args, get_type_hints
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from filters.pool.errors import BadInput, from_os, shortened
 
@@ -118,6 +119,7 @@ class Flag:
     attribute: str
     kind: type
     nullable: bool
+    several: bool  # it takes any number of values
     default: Any
     options: Any  # text, interval, choices, unset, path
 
@@ -127,17 +129,22 @@ class Flag:
         words = self.options["choices"] and f"one of {', '.join(self.options['choices'])}"
         told = [self.options["text"], words, self.options["interval"] and f"in {self.options['interval']}"]
         shown = self.options["unset"] if self.default is None else self.default
-        if shown is not None and shown is not False:
+        if shown is not None and shown is not False and shown != ():
             told.append(f"default {shown}")
         return "; ".join(str(part) for part in told if part)
 
     def read(self, given: Any, where: str) -> Any:
         """A value from the command line or a config file, checked; raises BadInput."""
         try:
-            value = self._typed(given)
-            check(self.name, value, self.options)
+            if self.several:
+                return tuple(map(self._checked, given if isinstance(given, list) else [given]))
+            return self._checked(given)
         except (ValueError, TypeError) as error:
             raise BadInput(where, str(error), f"see --help for --{self.name}") from None
+
+    def _checked(self, given: Any) -> Any:
+        value = self._typed(given)
+        check(self.name, value, self.options)
         return value
 
     def _typed(self, given: Any) -> Any:
@@ -160,15 +167,20 @@ _TAKES: dict[type, tuple[tuple[type, ...], str]] = {
 }
 
 
+_hints = cache(get_type_hints)  # of a class; they take long
+
+
 def flags_of(owner: type, prefix: str = "", bare: bool = False) -> list[Flag]:
     """The flags of a dataclass's fields."""
-    hints = get_type_hints(owner)
+    hints = _hints(owner)
     found = []
     for one in dataclasses.fields(owner):
         canonical = one.name if not prefix or one.name == prefix else f"{prefix}_{one.name}"
         kind = next((arg for arg in get_args(hints[one.name]) if arg is not types.NoneType), hints[one.name])
         nullable = types.NoneType in get_args(hints[one.name])
-        found.append(Flag(one.name if bare else canonical, canonical, prefix, one.name, kind, nullable, one.default, one.metadata))
+        several = get_origin(hints[one.name]) is tuple
+        name = one.name if bare else canonical
+        found.append(Flag(name, canonical, prefix, one.name, kind, nullable, several, one.default, one.metadata))
     return found
 
 
@@ -254,7 +266,7 @@ def parser(name: str, description: str, groups: Iterable[tuple[str, list[Flag]]]
                 group.add_argument(f"--{flag.name}", action="store_true", help=text)
             else:
                 shape = "|".join(flag.options["choices"] or ()) or flag.attribute.split("_")[-1].upper()
-                group.add_argument(f"--{flag.name}", metavar=shape, help=text)
+                group.add_argument(f"--{flag.name}", metavar=shape, help=text, nargs="+" if flag.several else None)
     return made
 
 

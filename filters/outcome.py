@@ -151,9 +151,8 @@ def leave(work: Work, verdict: Verdict, save_path: Path, told: dict[str, Any], b
     status = Counter({"kept": verdict.kept.count()})
     for name, rows in verdict.dropped:
         status[name] += rows.count()
-    chosen, times = _chosen(work, verdict)
-    listed = len(chosen) if times is None else int(times.sum())
-    with subset.replacing(save_path, beside(save_path, work.dir.folder), _blocks(chosen, times)) as sha256:
+    listed, blocks = listing(work, verdict)
+    with subset.replacing(save_path, beside(save_path, work.dir.folder), blocks) as sha256:
         result = Outcome(save_path, work.dir.folder, work.samples, work.funnel, dict(status), listed, sha256)
         told |= manifest(work, result, before) | {"files": files}
         # Before the file is in its place: from then on the folder may replace it.
@@ -216,6 +215,12 @@ def _is_as_told(file: tuple[Path, dict[str, Any]]) -> bool:
         return told_of(path) == told
     except OSError:
         return False
+
+
+def listing(work: Work, verdict: Verdict) -> tuple[int, Iterator[U64]]:
+    """How many uids a subset file lists, and these, (m, 2) uint64 at a time, ascending."""
+    chosen, times = _chosen(work, verdict)
+    return len(chosen) if times is None else int(times.sum()), _blocks(chosen, times)
 
 
 def _chosen(work: Work, verdict: Verdict) -> tuple[U64, I64 | None]:

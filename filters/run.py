@@ -9,7 +9,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from filters.pool.pool import Pool
 from filters.work import room
 from filters.work.engine import Engine, one_thread_each
 from filters.work.plan import Plan
-from filters.work.rates import Site, loaded, measured
+from filters.work.rates import Kernel, Rates, Site, loaded, measured
 from filters.work.status import Watch
 from filters.work.work import Progress, Settings, Work
 from filters.work.workdir import WorkDir, beside, clear_beside
@@ -33,7 +33,7 @@ LONG = 300.0  # planned seconds from which on a run measures its rates too, for 
 class Steps(NamedTuple):
     """A recipe: what it takes, what becomes of the samples that are within, and whether it looks at embeddings at all."""
 
-    foresee: Callable[[Plan, str | None], None]
+    foresee: Callable[[Plan, str | None], int]  # gives the rows left
     decide: Callable[[Work, str | None], Verdict]
     embeddings: bool
 
@@ -56,29 +56,54 @@ def run(
     """
     save_path, folder = places
     check_fields(options)
-    _check_target(save_path, folder)
+    _check_places(save_path, folder)
     plan = _planned(steps, pool, places, options, look)
     room.check(plan, *places)
-    pool = plan.pool
+    with session(plan.pool, folder, options, progress.say) as held:
+        clear_beside(save_path, folder)
+        _check_replaceable(save_path, held.before, overwrite)
+        with held.work(plan, progress) as work:
+            verdict = steps.decide(work, options.within)
+            result = outcome.leave(work, verdict, save_path, told | {"options": asdict(options)}, held.before)
+            if look is not None:
+                look.carry_out(work, verdict)
+            held.dir.sweep()
+            return result
+
+
+@dataclass
+class Session:
+    """A pool, a work folder and workers: held for one recipe, or for one after the other."""
+
+    dir: WorkDir
+    engine: Engine
+    before: dict[str, Any]  # what the folder's last run has left word of
+    _rates: dict[Kernel, float] = field(default_factory=dict)  # measured so far
+
+    @contextlib.contextmanager
+    def work(self, plan: Plan, progress: Progress) -> Iterator[Work]:
+        """The passes of one recipe, told to `progress` and to status.json as the plan foresees them."""
+        with Watch(plan, self._rates_of(plan), progress, self.dir.folder / "status.json") as watch:
+            yield Work(plan.pool, self.dir, self.engine, plan.settings, watch)
+
+    def _rates_of(self, plan: Plan) -> Rates:
+        usual = plan.usual_rates()
+        if plan.seconds(usual) > LONG and not usual.keys() <= self._rates.keys():
+            self._rates |= measured(plan.shares(), _site(plan, self.dir.folder), 0.0)
+        return {**usual, **self._rates}
+
+
+@contextlib.contextmanager
+def session(pool: Pool, folder: Path, options: RunOptions, say: Callable[[str], None]) -> Iterator[Session]:
+    """Hold a work folder; raises BadInput when another run does, or when it is another pool's."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_refusals_named(folder))
+        stack.enter_context(refusals_named(folder))
         held = WorkDir(folder)
         stack.callback(held.close)
-        clear_beside(save_path, folder)
-        before = outcome.settle_in(held, pool, progress.say)
-        _check_replaceable(save_path, before, overwrite)
+        before = outcome.settle_in(held, pool, say)
         stack.enter_context(one_thread_each())
-        usual = plan.usual_rates()
-        rates = measured(plan.shares(), _site(plan, folder), 0.0) if plan.seconds(usual) > LONG else usual
-        watch = stack.enter_context(Watch(plan, rates, progress, folder / "status.json"))
-        engine = stack.enter_context(Engine(options.engine, plan.workers))
-        work = Work(pool, held, engine, plan.settings, watch)
-        verdict = steps.decide(work, options.within)
-        result = outcome.leave(work, verdict, save_path, told | {"options": asdict(options)}, before)
-        if look is not None:
-            look.carry_out(work, verdict)
-        held.sweep()
-        return result
+        engine = stack.enter_context(Engine(options.engine, options.num_workers or _cores()))
+        yield Session(held, engine, before)
 
 
 def foreseen(steps: Steps, pool: Pool | str | Path, places: tuple[Path, Path], options: RunOptions, look: Look | None) -> Plan:
@@ -99,14 +124,21 @@ def foreseen(steps: Steps, pool: Pool | str | Path, places: tuple[Path, Path], o
 def _planned(steps: Steps, pool: Pool | str | Path, places: tuple[Path, Path], options: RunOptions, look: Look | None) -> Plan:
     """What the run will take."""
     pool = _opened(pool, options.features_dir, steps.embeddings)
-    _check_apart(places[1], pool)
-    workers = options.num_workers or _cores()
-    settings = Settings(options.seed, _device(options.device, options.engine), options.memory_gb, options.allow_invalid)
-    plan = Plan(pool, settings, workers, 1 + workers if options.engine == "processes" else 1)
-    steps.foresee(plan, options.within)
+    check_apart(places[1], pool)
+    plan, kept = planned(steps.foresee, pool, options)
+    with plan.stage("results", kept):
+        outcome.expect_leaving(plan, kept)
     if look is not None:
         look.expect(plan)
     return plan
+
+
+def planned(foresee: Callable[[Plan, str | None], int], pool: Pool, options: RunOptions) -> tuple[Plan, int]:
+    """What a recipe will take of an open pool, and the rows it leaves; what leaving its result takes is not in it."""
+    workers = options.num_workers or _cores()
+    settings = Settings(options.seed, _device(options.device, options.engine), options.memory_gb, options.allow_invalid)
+    plan = Plan(pool, settings, workers, 1 + workers if options.engine == "processes" else 1)
+    return plan, foresee(plan, options.within)
 
 
 def _site(plan: Plan, folder: Path) -> Site:
@@ -115,7 +147,7 @@ def _site(plan: Plan, folder: Path) -> Site:
 
 
 @contextlib.contextmanager
-def _refusals_named(folder: Path) -> Iterator[None]:
+def refusals_named(folder: Path) -> Iterator[None]:
     """What the system refuses anywhere, a read of a failing disk for instance, is told in one line."""
     try:
         yield
@@ -138,23 +170,26 @@ def _opened(pool: Pool | str | Path, features_dir: str | None, embeddings: bool)
     return pool
 
 
-def _check_target(path: Path, folder: Path) -> None:
+def check_target(path: Path, probe: Path) -> None:
     """Raise BadInput when no subset file can be written there: before the work, not after it."""
     if path.suffix != ".npy":
         raise BadInput(path, "does not end in .npy", "name the subset file OUT.npy")
     try:
         if path.is_dir():
             raise BadInput(path, "is a folder", "name a file")
-        if os.path.realpath(path) == os.path.realpath(folder):
-            raise BadInput(path, "is the work folder as well", "name another --work_dir")
-        probe = beside(path, folder, "try")
         probe.touch()
         probe.unlink(missing_ok=True)
     except OSError as error:
         raise from_os(path, error) from None
 
 
-def _check_apart(folder: Path, pool: Pool) -> None:
+def _check_places(path: Path, folder: Path) -> None:
+    check_target(path, beside(path, folder, "try"))
+    if os.path.realpath(path) == os.path.realpath(folder):
+        raise BadInput(path, "is the work folder as well", "name another --work_dir")
+
+
+def check_apart(folder: Path, pool: Pool) -> None:
     """Raise BadInput when what the run leaves would lie among the pool's own files."""
     place = pool.location.resolve()
     if folder.resolve() == place or (folder.resolve() == place.parent and place.name in ("samples", "stages")):

@@ -44,6 +44,13 @@ def test_a_name_that_there_is_not_is_told_in_one_line(arguments: list[str], caps
     assert "--list" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", [name for name, one in catalogue.OURS.items() if "extra text" not in one.needs])
+def test_a_baseline_with_no_option_given_runs_or_says_what_it_lacks(name: str, tiny_pool: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = call(tiny_pool, name, tiny_pool.parent / "out.npy")
+    assert code in (0, 2)
+    assert capsys.readouterr().err.count("\n") == (code == 2)
+
+
 def test_no_filter_keeps_every_sample(tmp_path: Path) -> None:
     told = write_pool(tmp_path / "pool", np.random.default_rng(1))
     assert kept(tmp_path / "pool", "no_filter") == {int(uid, 16) for uid in told["uids"]}
@@ -54,9 +61,10 @@ def test_clip_score_keeps_all_that_reach_the_score_at_rank_nf(fraction: float, t
     rng = np.random.default_rng(2)
     told = write_pool(tmp_path / "pool", rng, (60, 40))
     told["l14"] = np.round(told["l14"], 2)
+    told["l14"][70] = np.nan  # it counts among n
     cut_into_shards(tmp_path / "pool", told, (60, 40))
-    ranked = np.sort(told["l14"])[::-1]
-    limit = ranked[min(int(100 * fraction), 99)]
+    ranked = -np.sort(-told["l14"])
+    limit = ranked[min(int(100 * fraction), 98)]
     expected = {int(uid, 16) for uid, score in zip(told["uids"], told["l14"], strict=True) if score >= limit}
     assert kept(tmp_path / "pool", "clip_score", "--fraction", str(fraction)) == expected
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from baselines.wordnet import DEBIAN
 from tools.bench import JSON, ROOT
 from tools.speed import made, ours, peers, same, table
 from tools.speed.job import Job, evict, in_turn, resident
@@ -55,6 +56,13 @@ def test_kmeans_reaches_the_same_objective(iterations: int, stops: bool) -> None
 def test_pairs_are_as_similar_as_in_the_full_matrix(sizes: Any) -> None:
     sides = (found(side(in_turn, sizes, WIDTH)) for side in (ours.pairs, peers.pairs))
     same.similarities(*sides)
+
+
+def test_captions_are_in_the_language_and_have_the_words_that_they_have_one_at_a_time(tmp_path: Path) -> None:
+    same.equal("english")(found(ours.language(300)), found(peers.language(300)))
+    if not DEBIAN.is_dir():
+        pytest.skip("there is no WordNet in /usr/share/wordnet")
+    same.equal("found")(found(ours.words(300, tmp_path)), found(peers.words(300, tmp_path)))
 
 
 def test_quotas_sum_exactly_and_are_as_near_as_those_of_osqp() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from filters import densprune
 from filters.pool import demo
-from tools import readme
+from tools import ablate, readme
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -55,6 +55,16 @@ def test_every_program_runs(program: str, place: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "kept" in done.stdout
+
+
+def test_the_file_of_an_ablation_that_it_shows_is_one(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    told = [block for kind, block in BLOCKS.findall(TEXT) if kind == "toml"]
+    assert told
+    for block in told:
+        (place / "shown.toml").write_text(block)
+        layers, file = ablate.settled(["--filters", "shown.toml"])
+        assert len(ablate.settings(file, "demo", layers.part(ablate.Ablation), 20_000)) > len(file.entries)
 
 
 def test_every_flag_is_in_it() -> None:

@@ -147,14 +147,11 @@ def write_pool(folder: Path, rng: np.random.Generator, sizes: tuple[int, ...] = 
     return [dict(zip(("uid", "text", "l14", "image"), row, strict=True)) for row in zip(uids, texts, scores, images, strict=True)]
 
 
-def write_files(folder: Path, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Centroids and two files of target features as DataComp's are, and the same in one npy."""
-    centroids, targets = rows_of(rng, CENTROIDS, WIDTH, np.float32), rows_of(rng, TARGETS, WIDTH)
+def write_as_datacomp(folder: Path, centroids: Array, targets: Array) -> None:
+    """An array of numpy's, and five files of tensors."""
     torch.save(centroids, folder / "centroids.pt")
     for number, part in enumerate(np.array_split(targets, 5)):
         torch.save({"image_features": torch.from_numpy(part)}, folder / f"in1k_{number}.pt")
-    np.save(folder / "all.npy", targets)
-    return centroids, targets
 
 
 @lru_cache
@@ -197,10 +194,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Samples, Array
     folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(5)
     rows = write_pool(folder / "pool", rng)
-    return folder, rows, *write_files(folder, rng)
+    centroids, targets = rows_of(rng, CENTROIDS, WIDTH, np.float32), rows_of(rng, TARGETS, WIDTH)
+    write_as_datacomp(folder, centroids, targets)
+    np.save(folder / "all.npy", targets)
+    return folder, rows, centroids, targets
 
 
 def call(folder: Path, save_path: Path, model: str, *more: object, name: str = "image_based", targets: str = "in1k_*.pt") -> int:
+    """The pool may be elsewhere: a later flag counts."""
     places = ["--metadata_dir", folder / "pool", "--save_path", save_path, "--lid_model", model]
     files = ["--centroids", folder / "centroids.pt", "--target_features", folder / targets]
     return run.main(["--name", name, *map(str, [*places, *files, *more]), "--quiet"])
@@ -376,18 +377,32 @@ def start_datacomp(pool: Path, files: dict[str, str], name: str, save_path: Path
     return subprocess.Popen(command, cwd=REPO, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-@beside
-def test_datacomps_own_code_writes_the_same_bytes(made: Any, model: str, tmp_path: Path) -> None:
-    """A run waits 10 seconds for its own workers: all at once."""
-    files = {"fasttext": model, "small_centroids": str(made[0] / "centroids.pt")}
-    files |= {f"in1k_clip_vit_l14_{number}": str(made[0] / f"in1k_{number}.pt") for number in range(5)}
-    runs = {name: start_datacomp(made[0] / "pool", files, name, tmp_path / f"{name} theirs.npy", flags) for name, flags in FLAGS.items()}
+def assert_the_same_bytes(pool: Path, given: Path, model: str, folder: Path) -> None:
+    """A run of DataComp's waits 10 seconds for its own workers: all at once."""
+    files = {"fasttext": model, "small_centroids": str(given / "centroids.pt")}
+    files |= {f"in1k_clip_vit_l14_{number}": str(given / f"in1k_{number}.pt") for number in range(5)}
+    runs = {name: start_datacomp(pool, files, name, folder / f"{name} theirs.npy", flags) for name, flags in FLAGS.items()}
     for name, flags in FLAGS.items():
-        assert call(made[0], tmp_path / f"{name}.npy", model, *flags, name=name.split()[0]) == 0
+        assert call(given, folder / f"{name}.npy", model, "--metadata_dir", pool, *flags, name=name.split()[0]) == 0
     for name, one in runs.items():
         said = one.communicate()[0]
         assert one.returncode == 0, said
-        assert (tmp_path / f"{name}.npy").read_bytes() == (tmp_path / f"{name} theirs.npy").read_bytes()
+        assert (folder / f"{name}.npy").read_bytes() == (folder / f"{name} theirs.npy").read_bytes()
+
+
+@beside
+def test_datacomps_own_code_writes_the_same_bytes(made: Any, model: str, tmp_path: Path) -> None:
+    assert_the_same_bytes(made[0] / "pool", made[0], model, tmp_path)
+
+
+@pytest.mark.slow
+@beside
+def test_datacomps_own_code_writes_the_same_bytes_of_real_images(real_data: Path, model: str, tmp_path: Path) -> None:
+    images = np.concatenate([np.load(path)["l14_img"] for path in sorted((real_data / "metadata").glob("*.npz"))])
+    rng = np.random.default_rng(0)
+    lengths = rng.uniform(0.8, 1, (1500, 1))
+    write_as_datacomp(tmp_path, (lengths * images[rng.choice(len(images), 1500)]).astype(np.float32), images[rng.choice(len(images), 700)])
+    assert_the_same_bytes(real_data / "metadata", tmp_path, model, tmp_path)
 
 
 @beside

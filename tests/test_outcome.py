@@ -17,6 +17,7 @@ from filters.pool.pool import Pool
 from filters.semdedup import SemDeDup
 from filters.topscore import TopScore
 from tests.pools import read_subset, unit, write_pool, write_shard
+from tools import uids
 
 RECIPE = SemDeDup(fraction=0.8) >> TopScore(fraction=0.5) >> DensityPrune(concepts=6, fraction=0.2)
 
@@ -51,6 +52,10 @@ def test_a_sample_has_its_columns_in_order_and_type(told: dict[str, Any]) -> Non
 def test_samples_are_the_pools_rows_in_order_by_shard(told: dict[str, Any]) -> None:
     assert sorted(path.stem for path in (told["work"] / "samples").glob("*.parquet")) == [f"{n:032x}" for n in range(4)]
     assert [uid.hex() for uid in samples(told["work"])["uid"].to_pylist()] == told["uids"]
+
+
+def test_what_is_kept_in_samples_is_what_the_subset_file_lists(told: dict[str, Any]) -> None:
+    assert uids.main(["diff", str(told["work"] / "samples"), str(told["result"].save_path), "--sort", "--quiet"]) == 0
 
 
 def test_a_column_is_null_where_its_stage_did_not_see_the_sample(told: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import unicodedata
@@ -187,6 +188,19 @@ print(json.dumps([(found[0].offset() if (found := reader.synsets(word)) else Non
     found = wordnet.name_something(chosen, wordnet.dictionary(None), Given(tmp_path / "ids.txt", ""))
     assert found.tolist() == [offset in listed for offset in expected]
     assert expected[0] == 2084071
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_wordnet_is_found_where_nltk_has_it_packed_or_not(packed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = pytest.importorskip("nltk").data
+    known = write_wordnet(tmp_path / "corpora/wordnet")
+    if packed:
+        shutil.make_archive(str(tmp_path / "corpora/wordnet"), "zip", tmp_path / "corpora", "wordnet")
+        shutil.rmtree(tmp_path / "corpora/wordnet")
+    monkeypatch.setattr(data, "path", [str(tmp_path / "no such place"), str(tmp_path)])
+    write_list(tmp_path / "ids.txt", {known["n", "goose"][0]})
+    found = wordnet.name_something(["three geese", "a dog"], wordnet.dictionary(None), Given(tmp_path / "ids.txt", ""))
+    assert found.tolist() == [True, False]
 
 
 def tokens(text: str) -> int:

@@ -1,4 +1,4 @@
-"""Write the tables of options and of baselines of README.md from what defines them.
+"""Write the tables of options, of baselines and of an ablation's columns of README.md from what defines them.
 
 python -m tools.readme
 """
@@ -19,10 +19,11 @@ from pathlib import Path
 from baselines import catalogue
 from filters import densprune
 from filters.options import PRESETS, Flag, preset_values
+from tools.ablation.table import COLUMNS
 
 COMMON = ("places", "run", "call")  # headings of flags that every command has
 README = Path(__file__).parents[1] / "README.md"
-MARK = re.compile(r"(<!-- (options|baselines) -->\n).*?(<!-- end of \2 -->\n)", re.DOTALL)
+MARK = re.compile(r"(<!-- (options|baselines|ablation) -->\n).*?(<!-- end of \2 -->\n)", re.DOTALL)
 
 
 def _line(flag: Flag) -> str:
@@ -54,9 +55,14 @@ def baselines() -> str:
     return "\n".join(rows)
 
 
+def ablation() -> str:
+    """A row a column of the table of an ablation."""
+    return "\n".join(["| `ablation.csv` | what |", "|---|---|", *(f"| `{column.name}` | {column.says} |" for column in COLUMNS)])
+
+
 def renewed(text: str) -> str:
     """The README with its tables as they should be."""
-    made = {"options": options, "baselines": baselines}
+    made = {"options": options, "baselines": baselines, "ablation": ablation}
     return MARK.sub(lambda found: f"{found[1]}\n{made[found[2]]()}\n\n{found[3]}", text)
 
 

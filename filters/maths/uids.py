@@ -104,11 +104,30 @@ def order(uids: U64) -> I64:
     return first
 
 
+def order_of_many(uids: U64) -> I64:
+    """A permutation that sorts uids ascending, equal ones in any order, in 50 bytes a uid beside them, however many are equal."""
+    first: I64 = np.argsort(uids[:, 0])
+    if not _falls(uids[:, 0].take(first), uids[:, 1].take(first)):
+        return first
+    first = np.argsort(uids[:, 1])
+    return first.take(np.argsort(uids[:, 0].take(first), kind="stable"))
+
+
+def _falls(high: U64, low: U64) -> bool:
+    """Whether a low word is followed by a smaller one of the same high word."""
+    return bool(((high[1:] == high[:-1]) & (low[1:] < low[:-1])).any())
+
+
 def ascending(uids: U64) -> Bool:
     """(n - 1,) whether each uid is followed by a larger one."""
     high, low = uids[:, 0], uids[:, 1]
     result: Bool = (high[:-1] < high[1:]) | ((high[:-1] == high[1:]) & (low[:-1] < low[1:]))
     return result
+
+
+def descending(uids: U64) -> Bool:
+    """(n - 1,) whether each uid is followed by a smaller one."""
+    return ascending(uids[::-1])[::-1]
 
 
 def find(table: U64, uids: U64) -> I64:

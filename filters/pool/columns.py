@@ -24,6 +24,7 @@ from filters.pool.pool import Shard, unreadable
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from _typeshed import WriteableBuffer
 
 TEXTS = ("string", "large_string")
 FLOATS: dict[str, np.dtype[Any]] = {"halffloat": np.dtype(np.float16), "float": np.dtype(np.float32)}
@@ -147,11 +148,9 @@ def parquet_batches(shard: Shard, name: str, pulse: Callable[[int], None]) -> It
     shard.column_type(name)
     rows = 0
     try:
-        for batch in _batches(shard.parquet, name, pulse):
-            # Our readers use the raw buffers: offsets that point outside must be found here.
-            batch.validate(full=True)
+        for batch in batches(shard.parquet, [name], pulse):
             rows += len(batch)
-            yield batch
+            yield batch.column(0)
     except OSError as error:
         raise (unreadable if error.errno is None else from_os)(shard.parquet, error) from None
     except (pa.ArrowException, MemoryError, ValueError) as error:
@@ -160,17 +159,19 @@ def parquet_batches(shard: Shard, name: str, pulse: Callable[[int], None]) -> It
         raise BadInput(shard.parquet, f"column '{name}' has {rows:,} values, the footer {shard.rows:,} rows", "download it again")
 
 
-def _batches(path: Path, name: str, pulse: Callable[[int], None]) -> Iterator[pa.Array]:
+def batches(path: Path, names: list[str], pulse: Callable[[int], None]) -> Iterator[pa.RecordBatch]:
+    """Columns of a parquet file, validated: our readers use the raw buffers, and offsets may point outside."""
     import pyarrow.parquet as pq
 
-    with _Counted(path) as counted, pq.ParquetFile(counted, page_checksum_verification=True) as file:
-        for batch in file.iter_batches(BATCH, columns=[name], use_threads=False):
-            yield batch.column(0)
+    with Counted(path) as counted, pq.ParquetFile(counted, page_checksum_verification=True) as file:
+        for batch in file.iter_batches(BATCH, columns=names, use_threads=False):
+            batch.validate(full=True)
+            yield batch
             pulse(counted.given())
         pulse(counted.given())
 
 
-class _Counted(io.FileIO):
+class Counted(io.FileIO):
     """A file that tells how much of it was read."""
 
     taken = 0
@@ -179,6 +180,11 @@ class _Counted(io.FileIO):
         data: bytes = super().read(size) or b""
         self.taken += len(data)
         return data
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        size = super().readinto(buffer) or 0
+        self.taken += size
+        return size
 
     def given(self) -> int:
         """Bytes read since it was asked last."""

@@ -95,6 +95,12 @@ def write_npy(file: IO[bytes], values: Array) -> None:
     file.write(values.reshape(-1).view(np.uint8).data)
 
 
+def write_at(descriptor: int, data: memoryview, offset: int) -> None:
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data, offset = data[written:], offset + written
+
+
 def room(folder: Path, shape: tuple[int, ...], dtype: np.dtype[Any], limit: float) -> Array:
     """An array to be filled: in memory, or, of more than `limit` bytes, in a file that has no name and goes with the array."""
     size = math.prod(shape) * dtype.itemsize

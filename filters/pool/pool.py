@@ -47,7 +47,7 @@ class Shard:
 
     def check_unchanged(self, path: Path) -> None:
         """Raise BadInput when the file is not the one that was there when the pool was opened."""
-        if _stamp(path) != self.stamps[path]:
+        if stamp(path) != self.stamps[path]:
             raise BadInput(path, "changed during the run", "run again when nothing writes to the pool")
 
     def check_all_unchanged(self) -> None:
@@ -181,7 +181,7 @@ def _open_shard(folder: Path, beside: Path | None, key: str, index: int, embeddi
         raise BadInput(beside / f"{key}.npz", "is not there", "every shard needs its embeddings: same keys, same rows")
     other = beside / f"{key}.npz" if beside is not None else None
     paths = [path for path in (parquet, npz, other) if path is not None and (path != npz or (embeddings and path.is_file()))]
-    stamps = {path: _stamp(path) for path in paths}
+    stamps = {path: stamp(path) for path in paths}
     archives = [Archive.open(path) if path is not None and path in stamps else None for path in (other, npz)]
     rows, columns, footer = _read_footer(parquet)
     return Shard(key, index, parquet, rows, columns, archives[0], archives[1], footer, stamps)
@@ -230,7 +230,7 @@ def _footer_digest(path: Path, size: int) -> str:
         return _digest(str(size), hashlib.sha256(file.read(length)).hexdigest())
 
 
-def _stamp(path: Path) -> Stamp:
+def stamp(path: Path) -> Stamp:
     try:
         status = path.stat()
     except OSError as error:

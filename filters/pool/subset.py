@@ -6,6 +6,7 @@ ascending, and nothing is read that is not.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tarfile
 import zlib
@@ -19,7 +20,7 @@ import numpy as np
 from filters.maths import uids
 from filters.maths.arrays import U64
 from filters.pool.errors import BadInput, from_os, shortened
-from filters.pool.files import move, read_npy_header, sha256, writing
+from filters.pool.files import move, read_npy_header, writing
 
 Map = Callable[[Callable[[Path], U64], Iterable[Path]], Iterable[U64]]
 
@@ -35,22 +36,25 @@ def replacing(path: Path, new: Path, blocks: Iterable[U64]) -> Iterator[str]:
     try:
         with writing(new, path) as file:
             written = _write(file, blocks)
-        found = read(new)
-        assert (len(found), zlib.crc32(found.reshape(-1).view(np.uint8).data)) == written, "what was written reads back"
-        yield sha256(new)
+        sha256, found = _read_back(new)
+        assert found == written, "what was written reads back"
+        yield sha256
         move(new, path)
     finally:
         new.unlink(missing_ok=True)
 
 
 def _write(file: IO[bytes], blocks: Iterable[U64]) -> tuple[int, int]:
-    """Number and CRC-32 of the records. They are counted on the way: the header has room for any number."""
+    """Number and CRC-32 of the records. They are counted on the way: numpy's header has room for any number."""
     _write_header(file, 0)
     start, count, crc = file.tell(), 0, 0
+    last = np.empty((0, 2), np.uint64)
     for block in blocks:
+        bounds = np.concatenate([last, block[:1]])
+        assert not uids.descending(block).any() and not uids.descending(bounds).any(), "a subset is written in ascending order"
         data = np.ascontiguousarray(block).reshape(-1).view(np.uint8).data
         file.write(data)
-        count, crc = count + len(block), zlib.crc32(data, crc)
+        count, crc, last = count + len(block), zlib.crc32(data, crc), block[-1:].copy() if len(block) else last
     file.seek(0)
     _write_header(file, count)
     assert file.tell() == start, "headers are of one size"
@@ -58,7 +62,21 @@ def _write(file: IO[bytes], blocks: Iterable[U64]) -> tuple[int, int]:
 
 
 def _write_header(file: IO[bytes], count: int) -> None:
-    np.lib.format.write_array_header_1_0(file, {"descr": uids.SUBSET.descr, "fortran_order": False, "shape": (count,)})
+    header = {"descr": uids.SUBSET.descr, "fortran_order": False, "shape": (count,)}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _read_back(path: Path) -> tuple[str, tuple[int, int]]:
+    """sha256 of a file that was just written; number and CRC-32 of its records."""
+    sha256, crc = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        header = read_npy_header(file)
+        file.seek(0)
+        sha256.update(file.read(header.size))
+        while data := file.read(1 << 20):
+            sha256.update(data)
+            crc = zlib.crc32(data, crc)
+    return sha256.hexdigest(), (header.shape[0], crc)
 
 
 def read(path: Path) -> U64:
@@ -76,7 +94,7 @@ def read(path: Path) -> U64:
     if size != header.size + header.shape[0] * uids.SUBSET.itemsize:
         raise BadInput(path, f"holds {size - header.size:,} bytes of {header.shape[0]:,} uids", "make it again: it is cut off")
     words = np.memmap(path, np.uint64, "r", header.size, (header.shape[0], 2)) if header.shape[0] else np.empty((0, 2), np.uint64)
-    wrong = np.flatnonzero(uids.ascending(words[::-1])[::-1])
+    wrong = np.flatnonzero(uids.descending(words))
     if len(wrong):
         raise BadInput(path, f"is not sorted: record {wrong[0] + 1:,} is smaller than the one before", "sort it by (high, low) word")
     return words

@@ -7,7 +7,6 @@ it can be redone alone. A partition is a run of groups that fits the memory it m
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 from filters.maths.arrays import I32, I64, U64, Array
 from filters.pool.columns import Column, Rows, missing, nothing
 from filters.pool.errors import BadInput
-from filters.pool.files import read_npy, room, write_npy, writing
+from filters.pool.files import read_npy, room, write_at, write_npy, writing
 from filters.pool.pool import Features
 from filters.work.engine import Stop
 from filters.work.view import Done, Task, View
@@ -222,13 +221,7 @@ def _scatter(descriptor: int, start: int, block: Array, slot: I64) -> None:
     for run in np.split(np.arange(len(slot)), np.flatnonzero(np.diff(slot) != 1) + 1):
         if len(run):
             data = memoryview(block[run[0] : run[-1] + 1].tobytes())
-            _write_at(descriptor, data, start + int(slot[run[0]]) * block.dtype.itemsize)
-
-
-def _write_at(descriptor: int, data: memoryview, offset: int) -> None:
-    while data:
-        written = os.pwrite(descriptor, data, offset)
-        data, offset = data[written:], offset + written
+            write_at(descriptor, data, start + int(slot[run[0]]) * block.dtype.itemsize)
 
 
 def _solve_all(work: Work, wish: Wish, files: Path, counts: I64, dtype: np.dtype[Any], room: Room) -> None:

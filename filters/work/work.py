@@ -26,7 +26,7 @@ from filters.work import regroup
 from filters.work.cutting import Cut, carry_out
 from filters.work.engine import Engine
 from filters.work.view import Bits, Done, Job, Task, View, of_shard, run
-from filters.work.workdir import Saved, Unit, WorkDir, foreign_key, key_of, source_key
+from filters.work.workdir import Saved, Spent, Unit, WorkDir, foreign_key, key_of, source_key
 
 if TYPE_CHECKING:
     from filters.work.status import Status
@@ -93,6 +93,8 @@ class Work:
     samples: int = 0  # in the population: what fractions of the pool are taken of
     funnel: list[Stage] = field(default_factory=list)
     bytes_read: int = 0
+    made: set[str] = field(default_factory=set)  # results that it has left, by name of their folder
+    reused: set[str] = field(default_factory=set)  # and found there
 
     def __post_init__(self) -> None:
         self._stages = self.dir.stages
@@ -155,7 +157,10 @@ class Work:
         carry = carry or {}
         folder = self.folder(task, "regroup", rows, (by, groups, *carry, *carry.values(), features, *arguments))
         if self._todo(folder):
-            regroup.carry_out(self, folder, regroup.Wish(task, arguments, rows, by, groups, carry, features))
+            with self._counted(folder):
+                regroup.carry_out(self, folder, regroup.Wish(task, arguments, rows, by, groups, carry, features))
+        else:
+            self._reuse(folder)
         regroup.clear_up(folder)
         return self._columns(folder)
 
@@ -165,8 +170,11 @@ class Work:
         folder = self._stages / f"{function.__name__}-{key[:16]}"
         unit = Unit(folder, "once")
         with self.inside(folder / "inside", f"{function.__name__}: "):
-            if not self._whole([unit])[0]:
-                unit.save(function(self, *arguments))
+            if self._whole([unit])[0]:
+                self._reuse(folder)
+            else:
+                with self._counted(folder):
+                    unit.save(function(self, *arguments))
         return {name: Saved(unit.path(name), f"{key} {name}") for name in unit.names()}
 
     def cut(self, rows: Rows, cut: Cut) -> Rows:
@@ -303,7 +311,12 @@ class Work:
 
     def _whole(self, units: list[Unit]) -> list[bool]:
         """Of each unit whether it is whole; says which were harmed since they were done."""
-        found = list(self.engine.map(is_whole, units))
+        asked = {unit.record: (unit, unit.stamps()) for unit in units if not self.dir.known_whole(unit)}
+        answers = dict(zip(asked, self.engine.map(is_whole, [unit for unit, _ in asked.values()]), strict=True))
+        for unit, stamps in asked.values():
+            if answers[unit.record]:
+                self.dir.note_whole(unit, stamps)
+        found = [answers.get(unit.record, True) for unit in units]
         harmed = [unit for unit, whole in zip(units, found, strict=True) if not whole and unit.recorded()]
         for unit in harmed:
             unit.forget()
@@ -311,11 +324,33 @@ class Work:
             self.progress.say(f"{len(harmed)} of {len(units)} results not as recorded, first {harmed[0]}: done again")
         return found
 
+    @contextmanager
+    def _counted(self, folder: Path) -> Iterator[None]:
+        """Note what the block's passes, whose result lies there, take."""
+        began, before = time.monotonic(), self.bytes_read
+        yield
+        self.made.add(folder.name)
+        self.dir.spent[folder.name] = Spent(time.monotonic() - began, self.bytes_read - before)
+
+    def _reuse(self, folder: Path) -> None:
+        """Note that a result is there already."""
+        if folder.parent == self.dir.stages and folder.name not in self.made:
+            self.reused.add(folder.name)
+
+    def spared(self) -> Spent | None:
+        """What the passes took of which this work has found the results; None where that is not known of all."""
+        known = [self.dir.spent.get(name) for name in self.reused]
+        told = [spent for spent in known if spent is not None]
+        return Spent(sum(one.seconds for one in told), sum(one.bytes_read for one in told)) if len(told) == len(known) else None
+
     def record(self, folder: Path, task: Task, rows: Rows, arguments: tuple[Any, ...], column: bool) -> None:
         """Fill the units of a pass that are missing."""
         if units := self._todo(folder):
-            for _ in self._run(task, rows, arguments, units, column):
-                pass
+            with self._counted(folder):
+                for _ in self._run(task, rows, arguments, units, column):
+                    pass
+        else:
+            self._reuse(folder)
 
     def _columns(self, folder: Path) -> dict[str, Stored]:
         names = Unit(folder, self.pool.shards[0].key).names()

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -27,6 +27,8 @@ from filters.maths.arrays import Array
 from filters.pool.columns import Hashed, Rows, Stored
 from filters.pool.errors import BadInput, from_os
 from filters.pool.files import TEMPORARY, move, read_npy, replacing, sha256, sync_folder, temporary, told_of, write_npy, writing
+
+Stamps = dict[Path, tuple[int, int, int]]  # of files: size, time of change, inode
 
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)  # of a file that says nothing
 
@@ -108,7 +110,7 @@ class Unit:
         return temporary(self.path(field))
 
     @property
-    def _record(self) -> Path:
+    def record(self) -> Path:
         return self.folder / f"{self.name}.done"
 
     def whole(self) -> bool:
@@ -118,18 +120,25 @@ class Unit:
         except UNREADABLE:
             return False  # no record, or one that says nothing: the unit is done again
 
+    def stamps(self) -> Stamps:
+        """Of its record and its files; of nothing where it has no record that says anything."""
+        try:
+            return _stamps([self.record, *map(self.path, self.names())])
+        except UNREADABLE:
+            return {}
+
     def recorded(self) -> bool:
         """Whether there is a record, true or not: of a unit that is not whole, that it was once."""
-        return self._record.exists()
+        return self.record.exists()
 
     def forget(self) -> None:
         """It is no more than a unit that was never done."""
-        self._record.unlink(missing_ok=True)
+        self.record.unlink(missing_ok=True)
 
     def _files(self) -> dict[str, Any]:
-        told = unsealed(self._record)
+        told = unsealed(self.record)
         if told["unit"] != str(self):
-            raise ValueError(f"{self._record} is of {told['unit']}")
+            raise ValueError(f"{self.record} is of {told['unit']}")
         files: dict[str, Any] = told["files"]
         return files
 
@@ -158,7 +167,19 @@ class Unit:
         told = {field: told_of(self.temporary(field)) for field in fields}
         for field in fields:
             move(self.temporary(field), self.path(field))
-        write_sealed(self._record, {"unit": str(self), "files": told})
+        write_sealed(self.record, {"unit": str(self), "files": told})
+
+
+def _stamps(paths: Iterable[Path]) -> Stamps:
+    return {path: ((told := path.stat()).st_size, told.st_mtime_ns, told.st_ino) for path in paths}
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a pass took when it was made."""
+
+    seconds: float
+    bytes_read: int
 
 
 def digest_of(told: Mapping[str, Any]) -> str:
@@ -186,6 +207,8 @@ class WorkDir:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.stages = folder, folder / "stages"
+        self.spent: dict[str, Spent] = {}  # by name of the pass's folder
+        self._whole: dict[Path, Stamps] = {}  # of units found whole since the folder is held, by record
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = (folder / "lock").open("a+")
@@ -209,6 +232,18 @@ class WorkDir:
         self._lock.truncate(0)
         self._lock.write(f"process {os.getpid()}")
         self._lock.flush()
+
+    def known_whole(self, unit: Unit) -> bool:
+        """Whether it was found whole since the folder is held, and none of its files has changed: hashes are not taken twice."""
+        stamps = self._whole.get(unit.record, {})
+        try:
+            return bool(stamps) and _stamps(stamps) == stamps
+        except OSError:
+            return False
+
+    def note_whole(self, unit: Unit, stamps: Stamps) -> None:
+        """It was found whole; the stamps were taken before."""
+        self._whole[unit.record] = stamps
 
     def sweep(self) -> None:
         """Remove what runs that were stopped, or workers that were killed, had not finished writing."""

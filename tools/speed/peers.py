@@ -176,6 +176,38 @@ def norms(targets: F32, p: float, rows: Array) -> F32:
     return found
 
 
+# -- captions, as DataComp's baselines have them: a function that pandas applies to one after the other
+
+
+def language(count: int) -> Job:
+    import fasttext
+    import pandas as pd
+
+    texts, model = pd.Series(made.captions(count)), fasttext.load_model(str(made.lid_model()))
+
+    def english(text: str) -> bool:
+        return bool(model.predict(text.replace("\n", " "))[0][0] == "__label__en")
+
+    return Job(lambda: texts.apply(english), lambda found: {"english": found.to_numpy()})
+
+
+def words(count: int, folder: Path) -> Job:
+    """With a set of synsets, not DataComp's list of them: to go through that takes ten times as long as all the rest."""
+    import nltk
+    import pandas as pd
+    from nltk.corpus import wordnet
+
+    root, listed = made.wordnet(folder)
+    nltk.data.path.insert(0, str(root))
+    texts, offsets = pd.Series(made.captions(count)), {int(line[1:]) for line in listed.read_text().split()}
+    wordnet.synsets("dog")
+
+    def names_something(text: str) -> bool:
+        return any(synsets[0].offset() in offsets for synsets in map(wordnet.synsets, text.split()) if synsets)
+
+    return Job(lambda: texts.apply(names_something), lambda found: {"found": found.to_numpy()})
+
+
 # -- the whole method, everything in memory
 
 

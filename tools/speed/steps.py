@@ -138,7 +138,7 @@ WHOLE = Limit(
 
 def steps(sizes: Sizes) -> dict[str, Step]:
     small = _files(sizes) | _assignments(sizes) | _kmeans(sizes) | _pairs() | _quotas() | _cuts(sizes)
-    return small | _whole(sizes) | _growth(sizes) | _rivals(sizes)
+    return small | _whole(sizes) | _growth(sizes) | _rivals(sizes) | _captions(sizes)
 
 
 # How the sides get what they need.
@@ -360,3 +360,25 @@ def _of_norms(rows: int, targets: int, p: str) -> Step:
         limit=_products(operations, (2048, made.WIDTH, 512)),
         agree=same.close("norms", 1e-5),
     )
+
+
+def _captions(sizes: Sizes) -> dict[str, Step]:
+    """A core's work: passes over captions run in processes, one a core."""
+    count = int(200_000 * sizes.share)
+    language = Step(
+        f"language of {count:,} captions, 1 core",
+        count,
+        _alone(ours.language, count),
+        _alone(peers.language, count),
+        "pandas `apply` of fastText's `predict`",
+        agree=same.equal("english"),
+    )
+    words = Step(
+        f"ImageNet-21k's words in {count:,} captions, 1 core",
+        count,
+        lambda run, place: ours.words(count, place.scratch),
+        lambda run, place: peers.words(count, place.scratch),
+        "pandas `apply` of nltk's `synsets`",
+        agree=same.equal("found"),
+    )
+    return {"language": language, "words": words}
