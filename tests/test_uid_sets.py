@@ -419,10 +419,10 @@ CALLS: dict[str, tuple[str, str]] = {
     "another place": ("and A B --save_path o.txt", "o.txt: does not end in .npy"),
     "what is there": ("and A B --save_path B", "b.npy: exists; give --overwrite"),
     "a sample of none": ("sample 0 A --save_path O", "argument N"),
-    "a sample of half": ("sample 0.5 A --save_path O", "argument N"),
+    "a sample of half": ("sample 0.5 A --save_path O", "argument N: must be a whole number from 1 on, got '0.5'"),
     "a sample of too many": ("sample 201 A --save_path O", "a.npy: holds 200 uids, 201 are asked for"),
     "no memory": ("or A B --save_path O --memory_gb 0", "argument --memory_gb"),
-    "memory that is none": ("or A B --save_path O --memory-gb nan", "argument --memory_gb"),
+    "memory that is none": ("or A B --save_path O --memory-gb nan", "argument --memory_gb: must lie in (0, 1000000], got 'nan'"),
     "nothing left": ("minus A A --save_path O", "leaves no uid; nothing is written"),
     "no pool": ("info A --metadata_dir FOLDER", "holds no {key}.parquet"),
 }

@@ -305,16 +305,18 @@ def coverage(call: Call, listed: InOrder) -> str:
 
 
 def whole(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, got {text!r}")
+    return int(text)
 
 
 def gigabytes(text: str) -> float:
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
     if not 0 < number <= 1e6:
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"must lie in (0, 1000000], got {text!r}")
     return number
 
 

@@ -34,7 +34,6 @@ BLOCK = 1 << 15  # uids: what is done with a block fits in a core's cache
 CHUNK = 1 << 21  # bytes of text
 HELD = ("kept", "success")  # statuses of a run's samples, and of a download's
 Pulse = Callable[[int], None]  # hears how many bytes were read
-Decode = Callable[[memoryview], U64]
 
 
 @dataclass(frozen=True)
