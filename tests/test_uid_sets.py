@@ -566,13 +566,13 @@ def measured(folder: Path, *arguments: str) -> tuple[int, int]:
     return int(code), int(peak)
 
 
-@pytest.mark.parametrize("count", [1_000_000, pytest.param(40_000_000, marks=pytest.mark.slow)])
-def test_memory_does_not_grow_with_the_lists(count: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("count", "memory"), [(1_000_000, 0.02), pytest.param(40_000_000, 0.1, marks=pytest.mark.slow)])
+def test_memory_does_not_grow_with_the_lists(count: int, memory: float, tmp_path: Path) -> None:
     rng = np.random.default_rng(7)
     for name in "ab":
         np.save(tmp_path / f"{name}.npy", rng.integers(0, 1 << 64, (count, 2), np.uint64).view("u8,u8").reshape(-1))
     for line in ("xor a.npy b.npy --sort", f"sample {count // 2} xor.npy", "diff xor.npy sample.npy", "info a.npy --sort"):
         save_path = [] if line.startswith(("diff", "info")) else ["--save_path", f"{line.split()[0]}.npy"]
-        code, peak = measured(tmp_path, *line.split(), *save_path, "--memory_gb", "0.02")
+        code, peak = measured(tmp_path, *line.split(), *save_path, "--memory_gb", str(memory))
         assert code == int(line.startswith("diff"))
-        assert peak < 110_000
+        assert peak < 90_000 + memory * 1e6  # of which 60,000 are Python and numpy
