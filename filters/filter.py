@@ -24,7 +24,7 @@ from filters.outcome import Look, Outcome, Verdict
 from filters.pool.columns import Column, Rows
 from filters.pool.errors import BadInput
 from filters.pool.pool import Pool
-from filters.run import Steps, foreseen, run
+from filters.run import Steps, foreseen, run, work_folder
 from filters.work.cutting import Cut
 from filters.work.plan import Plan
 from filters.work.work import Progress, Silent, Work
@@ -100,8 +100,7 @@ class Recipe(ABC):
         look       further passes, made when all is written
         raises     BadInput when the pool, a place or an option is at fault
         """
-        save_path = Path(save_path)
-        places = (save_path, Path(work_dir) if work_dir is not None else save_path.with_suffix(".work"))
+        places = _places(save_path, work_dir)
         told = {"recipe": repr(self), "preset": (config or {}).get("pool"), "config": config or {}}
         return run(self.steps(), pool, places, options or RunOptions(), progress or Silent(), told, overwrite, look)
 
@@ -117,8 +116,7 @@ class Recipe(ABC):
 
         The plan's `short` is the BadInput that `run` would raise where memory or disk cannot suffice.
         """
-        save_path = Path(save_path)
-        places = (save_path, Path(work_dir) if work_dir is not None else save_path.with_suffix(".work"))
+        places = _places(save_path, work_dir)
         return foreseen(self.steps(), pool, places, options or RunOptions(), look)
 
     def steps(self) -> Steps:
@@ -145,6 +143,11 @@ class Recipe(ABC):
         outcome.refuse_nothing(work, result.kept)
         result.dropped = [*start.dropped, ("outside", start.kept - rows), *result.dropped]
         return result
+
+
+def _places(save_path: str | Path, work_dir: str | Path | None) -> tuple[Path, Path]:
+    path = Path(save_path)
+    return path, Path(work_dir) if work_dir is not None else work_folder(path)
 
 
 class Filter(Recipe):

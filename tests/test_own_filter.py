@@ -57,6 +57,13 @@ def call(pool: Path, name: str, save_path: Path, *more: str) -> int:
     return run.main(["--name", name, "--metadata_dir", str(pool), "--save_path", str(save_path), "--quiet", *more])
 
 
+@pytest.mark.parametrize("values", ["[:1]", "[1:]", ".mean()"])
+def test_values_that_are_not_one_a_row_are_refused_by_name(values: str, mine: Path, tiny_pool: Path, tmp_path: Path) -> None:
+    mine.write_text(FILTER.replace('similarity_score")}', f'similarity_score"){values}}}'))
+    with pytest.raises(ValueError, match=r"'height' must have a value for each of the \d+ rows in play, got shape \("):
+        call(tiny_pool, f"{mine}:Mine", tmp_path / "o.npy")
+
+
 @pytest.mark.parametrize("engine", ["threads", "processes"])
 def test_it_keeps_what_it_says_on_every_engine(engine: str, mine: Path, tmp_path: Path) -> None:
     told = write_pool(tmp_path / "pool", np.random.default_rng(3))

@@ -24,7 +24,7 @@ from filters.maths import uidsets
 from filters.maths.arrays import U64
 from filters.pool.uidsort import sorted_list
 from tests.bad_files import npy, rewrite, truncate, with_uids
-from tests.pools import Array, disk, read_subset
+from tests.pools import Array, disk, read_subset, write_shard
 from tools import uids
 
 ROOT = Path(__file__).parents[1]
@@ -417,6 +417,7 @@ CALLS: dict[str, tuple[str, str]] = {
     "three to xor": ("xor A B A --save_path O", "command line: unrecognized arguments"),
     "half a flag": ("and A B --save O", "command line"),
     "another place": ("and A B --save_path o.txt", "o.txt: does not end in .npy"),
+    "no name": ("and A B --save_path /", "/: does not end in .npy"),
     "what is there": ("and A B --save_path B", "b.npy: exists; give --overwrite"),
     "a sample of none": ("sample 0 A --save_path O", "argument N"),
     "a sample of half": ("sample 0.5 A --save_path O", "argument N: must be a whole number from 1 on, got '0.5'"),
@@ -501,6 +502,9 @@ def test_info_tells_that_the_halves_are_swapped(tiny_pool: Path, tmp_path: Path,
     path = save(tmp_path / "a.npy", sorted((number & LOW) << 64 | number >> 64 for number in pool[:60]))
     told = facts(capsys, path, "--metadata_dir", tiny_pool)["in the pool"]
     assert told == "0 of 60 uids; the pool has 140 samples; with high and low word swapped, 60 of the first 60 are"
+    write_shard(tmp_path / "twice", "0" * 32, [f"{number:x}" for number in pool[:60]] * 2, {})
+    told = facts(capsys, path, "--metadata_dir", tmp_path / "twice")["in the pool"]
+    assert told.endswith("with high and low word swapped, 60 of the first 60 are")
     save(path, GOOD)
     assert facts(capsys, path, "--metadata_dir", tiny_pool)["in the pool"] == "0 of 120 uids; the pool has 140 samples"
 

@@ -166,7 +166,7 @@ class Work:
 
     def once(self, function: Callable[..., dict[str, Array]], *arguments: Any) -> dict[str, Saved]:
         """function(work, *arguments): small arrays that took long. Passes inside it leave nothing behind but these."""
-        key = self._key(function, "once", arguments)
+        key = self._key(function, "once", (self.settings.seed, *arguments))  # the seed: it may draw, as it is given `work`
         folder = self._stages / f"{function.__name__}-{key[:16]}"
         unit = Unit(folder, "once")
         with self.inside(folder / "inside", f"{function.__name__}: "):
