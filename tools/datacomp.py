@@ -1,0 +1,88 @@
+"""DataComp's own scripts around a uid subset file, judged by what they leave and not by their exit codes.
+
+    python tools/datacomp.py doctor --datacomp_dir DATACOMP --python PYTHON      whether the checkout is usable: each fault with its cure
+
+DATACOMP is a checkout of mlfoundations/datacomp, PYTHON the Python that has what its scripts import. Its files stay as they are, and
+its processes never see this repository.
+
+Exit 0: done. 2: the checkout, the input or what a script left is at fault, said in one line.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":
+    import importlib
+    import os
+    import sys
+
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    importlib.import_module("filters.start").begin("tools.datacomp")
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from filters.command import Console, Interruption, Quiet, ended
+from filters.options import OneLineParser, with_underscores
+from filters.pool.errors import BadInput, printable
+from filters.start import STOPPED
+from tools.loop.checkout import HOME, Checkout
+from tools.loop.doctor import lines
+
+
+@dataclass(frozen=True)
+class Call:
+    """What one call was given."""
+
+    given: argparse.Namespace
+    console: Quiet
+
+    @property
+    def checkout(self) -> Checkout:
+        if self.given.datacomp_dir is None:
+            raise BadInput("command line", "no checkout of DataComp is named", f"git clone {HOME}, and give --datacomp_dir")
+        return Checkout(self.given.datacomp_dir, self.given.python)
+
+
+def doctor(call: Call) -> None:
+    checkout, faults, checks = call.checkout, 0, 0
+    for line in lines(checkout):
+        print(printable(str(line)), flush=True)
+        faults, checks = faults + line.fault, checks + 1
+    if faults:
+        raise BadInput(checkout.folder, f"is not usable: {faults} of {checks} checks failed", "do what stands behind each WRONG")
+
+
+# -- the command line
+
+
+def parser() -> OneLineParser:
+    made = OneLineParser(prog="datacomp", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    commands = made.add_subparsers(dest="command", required=True, metavar="doctor")
+    command(commands, "doctor", doctor)
+    return made
+
+
+def command(commands: Any, name: str, run: Callable[[Call], None]) -> OneLineParser:
+    """A command with the flags that all have."""
+    one: OneLineParser = commands.add_parser(name, allow_abbrev=False)
+    one.set_defaults(run=run)
+    place, program = os.environ.get("DATACOMP_REPO"), os.environ.get("DATACOMP_PYTHON", sys.executable)
+    one.add_argument("--datacomp_dir", type=Path, default=place, help="checkout of mlfoundations/datacomp; default $DATACOMP_REPO")
+    one.add_argument("--python", default=program, help="Python that runs its scripts; default $DATACOMP_PYTHON, else this one")
+    one.add_argument("--quiet", action="store_true", help="show no progress")
+    return one
+
+
+def run(arguments: list[str], interruption: Interruption) -> None:
+    given = parser().parse_args(with_underscores(arguments))
+    given.run(Call(given, Quiet(interruption) if given.quiet else Console("datacomp", interruption)))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return ended("datacomp", STOPPED, partial(run, sys.argv[1:] if arguments is None else arguments))
