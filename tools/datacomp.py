@@ -1,6 +1,10 @@
 """DataComp's own scripts around a uid subset file, judged by what they leave and not by their exit codes.
 
-    python tools/datacomp.py doctor --datacomp_dir DATACOMP --python PYTHON      whether the checkout is usable: each fault with its cure
+    python tools/datacomp.py doctor --datacomp_dir DATACOMP --python PYTHON
+        whether the checkout is usable: each fault with its cure
+    python tools/datacomp.py reshard --subset OUT.npy --shards_dir SHARDS --output_dir DIR --datacomp_dir DATACOMP --python PYTHON
+        the samples of a subset, by resharder.py; then all shards are read back: each uid of the subset that is in the input has to
+        be there, as often as it is listed, and nothing else
 
 DATACOMP is a checkout of mlfoundations/datacomp, PYTHON the Python that has what its scripts import. Its files stay as they are, and
 its processes never see this repository.
@@ -33,6 +37,8 @@ from filters.pool.errors import BadInput, printable
 from filters.start import STOPPED
 from tools.loop.checkout import HOME, Checkout
 from tools.loop.doctor import lines
+from tools.loop.reshard import Reshard
+from tools.uids import show, whole
 
 
 @dataclass(frozen=True)
@@ -58,13 +64,27 @@ def doctor(call: Call) -> None:
         raise BadInput(checkout.folder, f"is not usable: {faults} of {checks} checks failed", "do what stands behind each WRONG")
 
 
+def reshard(call: Call) -> None:
+    given = call.given
+    job = Reshard(given.subset, given.shards_dir, given.output_dir, given.num_workers)
+    found = job.made(call.checkout, call.console, given.overwrite)
+    call.console.end()
+    show([(name, f"{count:>15,}") for name, count in found.rows()])
+
+
 # -- the command line
 
 
 def parser() -> OneLineParser:
     made = OneLineParser(prog="datacomp", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    commands = made.add_subparsers(dest="command", required=True, metavar="doctor")
+    commands = made.add_subparsers(dest="command", required=True, metavar="doctor|reshard")
     command(commands, "doctor", doctor)
+    one = command(commands, "reshard", reshard)
+    one.add_argument("--subset", type=Path, required=True, help="uid subset file")
+    one.add_argument("--shards_dir", type=Path, required=True, help="folder of downloaded webdataset shards")
+    one.add_argument("--output_dir", type=Path, required=True, help="folder for those of the subset; what is there is only read back")
+    one.add_argument("--num_workers", type=whole, default=os.cpu_count(), help="processes of the resharder; default the cores")
+    one.add_argument("--overwrite", action="store_true", help="make anew what an earlier reshard left there")
     return made
 
 
