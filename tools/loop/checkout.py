@@ -41,7 +41,6 @@ class Checkout:
     def run(self, arguments: list[str], log: Path, tell: Callable[[Callable[[], str]], None]) -> int:
         """Run a script of the checkout to its end, what it says in a log; gives its exit code, which says little."""
         began = time.monotonic()
-        name = Path(arguments[0]).name
         try:
             with log.open("wb") as file:
                 process = subprocess.Popen(
@@ -52,7 +51,7 @@ class Checkout:
         try:
             while process.poll() is None:
                 time.sleep(0.1)
-                tell(lambda: f"{name} has run for {time.monotonic() - began:.0f} s, its log is {log}")
+                tell(lambda: f"{log.name} has been written for {time.monotonic() - began:.0f} s")
         finally:
             _end(process)
         return process.returncode
@@ -70,6 +69,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, without this repository."""
+    """Ours, without this repository; DataComp's checkpoints hold what torch unpickles only when it is told to."""
     places = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place and Path(place).resolve() != ROOT]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(places), "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}

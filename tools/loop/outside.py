@@ -1,9 +1,12 @@
-"""Run as a file by the Python that DataComp's scripts have: what they can import there, as JSON on stdout.
+"""Run as a file by the Python that DataComp's scripts have: gives them from outside what they need, or tells what they can import.
 
-    python outside.py probe CHECKOUT WHAT...
+    python outside.py run CHECKOUT SCRIPT SCALES MODELS ARGUMENT...     run a script of the checkout, or a link to one
+    python outside.py probe CHECKOUT WHAT...                            what can be imported, as JSON on stdout
 
-WHAT  module, or module:attribute, of which each is imported
-The answer: {"python": version, "modules": {WHAT: error or null}, "versions": {distribution: version}, "operators": whether
+SCALES  JSON of scales beside DataComp's own
+MODELS  folder of configurations of models beside open_clip's own
+WHAT    module, or module:attribute, of which each is imported
+The answer of probe: {"python": version, "modules": {WHAT: error or null}, "versions": {distribution: version}, "operators": whether
 torchvision's had to be declared, "gpu": its name or null}
 Standard library only, and nothing of this repository: DataComp has a package `baselines` of its own.
 """
@@ -15,6 +18,7 @@ import json
 import os
 import pkgutil
 import re
+import runpy
 import sys
 from typing import Any
 
@@ -70,14 +74,31 @@ def _gpu() -> str | None:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
+def run(script: str, scales: str, models: str, *arguments: str) -> None:
+    declare_operators()
+    import open_clip  # type: ignore[import-not-found]
+    import scale_configs  # type: ignore[import-not-found]
+
+    scale_configs.SCALE_CONFIGS.update(json.loads(scales))
+    open_clip.add_model_config(models)
+    sys.argv = [script, *arguments]
+    runpy.run_path(script, run_name="__main__")
+
+
 def main() -> None:
     command, checkout, *rest = sys.argv[1:]
     sys.path[0] = checkout  # was the folder of this file
-    assert command == "probe", "nothing else is asked for"
-    answer = os.dup(1)
+    if command == "run":
+        run(*rest)
+    else:
+        answer(rest)
+
+
+def answer(names: list[str]) -> None:
+    stdout = os.dup(1)
     os.dup2(2, 1)  # what packages print while they are imported is no part of it
-    told = probe(rest)
-    os.write(answer, json.dumps(told).encode())
+    told = probe(names)
+    os.write(stdout, json.dumps(told).encode())
 
 
 if __name__ == "__main__":
