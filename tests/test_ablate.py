@@ -384,6 +384,7 @@ def test_a_filter_of_ones_own_runs_on_either_engine(engine: str, made: Made, tmp
         ('[[filter]]\nlabel = 3\nname = "random"', "filter 1: label is 3, no str"),
         ('[[filter]]\nname = "x"\nsteps = [{ name = "no_filter" }]', "filter 1 (x): has steps, and a name"),
         ("[[filter]]\nsteps = [3]", "filter 1 (steps): is 3, no table"),
+        ('[[filter]]\nsteps = [{ name = "soft_cap", draws = 5 }, { name = "no_filter" }]', "filter 1 (steps): (SoftCap("),
         ('[[filter]]\nname = "no_filter"\n[[filter]]\nname = "no_filter"', "2 rows are called 'no_filter'"),
     ],
 )
