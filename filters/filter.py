@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from filters import outcome
+from filters.maths import uids
 from filters.maths.arrays import Array
 from filters.options import RunOptions, check_fields
 from filters.outcome import Look, Outcome, Verdict
@@ -200,6 +201,7 @@ class Filter(Recipe):
         suffix = names.suffix(self.name)
         with work.stage(self.name + suffix, rows) as stage:
             seen = self.measure(work, rows)
+            _check_measured(self.name, work, seen)
             valid = work.present(rows, *seen.columns.values())
             work.refuse_invalid(rows - valid)
             cut = self.decide(work, valid, seen)
@@ -212,6 +214,16 @@ class Filter(Recipe):
         columns = {column + suffix: values for column, values in seen.columns.items()}
         arrays = {array + suffix: saved for array, saved in seen.arrays.items()}
         return Verdict(kept, [("invalid", rows - valid), (self.name + suffix, valid - kept)], columns, arrays, tables, cut.repeat)
+
+
+def _check_measured(name: str, work: Work, seen: object) -> None:
+    """A filter of the user's own may measure anything."""
+    if not isinstance(seen, Measured):
+        raise ValueError(f"{name}.measure gives {type(seen).__name__}, no Measured")
+    for column, values in seen.columns.items():
+        found = values.read(work.pool.shards[0].key)
+        if found.dtype != uids.MAYBE and (found.ndim != 1 or found.dtype.kind not in "fiu"):
+            raise ValueError(f"{name} measures '{column}' as {found.dtype} of shape {found.shape}: no number a sample")
 
 
 def _kept(work: Work, kept: Rows, cut: Cut) -> dict[str, Array]:
