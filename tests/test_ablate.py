@@ -426,7 +426,7 @@ def test_a_filter_of_ones_own_that_raises_costs_its_row_alone(made: Made, tmp_pa
     assert run("--metadata_dir", made.pool, "--out", tmp_path / "out", "--filters", file) == 2
     rows = table_of(tmp_path / "out")
     assert "no such thing" in rows["bad"]["error"]
-    assert rows["random"]["size"] == "10"
+    assert rows["random, size 10"]["size"] == "10"
     assert "bad.py" in capsys.readouterr().err  # where it broke off
 
 

@@ -231,6 +231,12 @@ class Work:
         what = f"{counts.sum():,} of {self.samples:,} samples are invalid (no finite value), {counts.max():,} of them in this shard"
         raise BadInput(worst.parquet, what, "download it again, or give --allow_invalid")
 
+    def refuse_size(self, asked: int, left: int) -> None:
+        """Raise BadInput unless so many samples can be kept of those that are left."""
+        if not 0 < asked <= left:
+            what = f"{asked:,} samples asked for, {left:,} left ({self.left()})"
+            raise BadInput("final size", what, "give a --fraction or --size that fits, or keep more in the stages before")
+
     def left(self) -> str:
         """What each stage left so far, in words."""
         return ", ".join([f"pool {self.samples:,}", *(f"{stage.name} {stage.kept:,}" for stage in self.funnel if stage.kept is not None)])
