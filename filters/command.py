@@ -40,7 +40,7 @@ from filters.options import (
     with_underscores,
 )
 from filters.outcome import Look, Verdict
-from filters.pool.errors import BadInput, from_os
+from filters.pool.errors import BadInput, from_os, printable
 from filters.scores import computed
 from filters.start import RESUMED, SIGNALS
 from filters.work.engine import WorkerDied
@@ -407,6 +407,12 @@ class Meter:
         rate = self._done / max(1e-9, time.monotonic() - self._began)
         left = lasting(max(0, self._size - self._done) / max(1.0, rate))
         return f"{self._name}  {min(1.0, self._done / max(1, self._size)):.0%}  {left} left  {sized(rate)}/s"
+
+
+def show(rows: list[tuple[str, str]]) -> None:
+    """Print facts by name, a line each."""
+    width = max(len(name) for name, _ in rows)
+    print("\n".join(printable(f"{name:<{width}}  {text}") for name, text in rows), flush=True)
 
 
 def line_of(status: Status) -> str:

@@ -41,13 +41,13 @@ from typing import Any
 
 import numpy as np
 
-from filters.command import Console, Interruption, Meter, Quiet, ended
+from filters.command import Console, Interruption, Meter, Quiet, ended, show
 from filters.maths import uids, uidsets
 from filters.maths.arrays import U64
 from filters.maths.uidsets import Listed, Window
 from filters.options import OneLineParser, with_underscores
 from filters.pool import subset
-from filters.pool.errors import BadInput, printable
+from filters.pool.errors import BadInput
 from filters.pool.files import sha256
 from filters.pool.membership import compared, pool_uids, swapped
 from filters.pool.pool import Pool
@@ -148,11 +148,6 @@ def write(call: Call, operands: list[Operand], blocks: Iterable[U64]) -> None:
     if not given.quiet:
         rows = [(str(one.path), one.records) for one in operands] + [(f"-> {given.save_path}", counts[0])]
         show([(name, f"{count:>15,}") for name, count in rows])
-
-
-def show(rows: list[tuple[str, str]]) -> None:
-    width = max(len(name) for name, _ in rows)
-    print("\n".join(printable(f"{name:<{width}}  {text}") for name, text in rows), flush=True)
 
 
 # -- the commands
