@@ -123,12 +123,10 @@ def _short(version: str) -> str:
 
 def _rules(facts: Facts) -> Iterator[str]:
     report, used = facts.report, str(facts.author.eval_images).strip()
-    pool = (
-        f", each found among the {report.pool:,} samples of its metadata" if report.pool is not None else ", by the manifest; not looked up"
-    )
+    pool = ", by its manifest" if report.pool is None else f", each of them found among its {report.pool:,} samples"
     yield "## Rules of the filtering track\n"
     yield "Checked when this card was written:\n"
-    yield f"- [x] The entry is a list of uids of one pool{pool}: sorted, `u8,u8`, {report.records:,} of them."
+    yield f"- [x] The entry is a list of uids of one pool{pool}; sorted, `u8,u8`, {report.records:,} of them."
     yield f"- [x] It is the very file of the manifest, by sha256, and {facts.scale} has {SCALES[facts.scale]:,} samples."
     yield f"- [x] The results have all {len(TASKS)} tasks, {len(TASKS) - len(UNSCORED)} of them with a main metric.\n"
     yield "Said by the author:\n"

@@ -13,6 +13,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 BASELINES = sorted((ROOT.parent / "baselines").glob("*.py"))
 SUBMISSION = sorted((ROOT.parent / "submission").glob("*.py"))
 ROOMS_BELOW = {"maths": set(), "pool": {"maths"}, "work": {"maths", "pool"}}
+HEAVY = {"torch", "pyarrow", "pandas", "faiss", "fasttext", "nltk", "cld3", "huggingface_hub"}
 FLOORS = [
     ["start"],
     ["options", "outcome"],

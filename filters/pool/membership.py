@@ -25,7 +25,7 @@ class Membership:
     records: int = 0  # of the list
     found: int = 0  # of the different ones, in the pool
     strange: int = 0  # records that are not
-    first_strange: int = 0  # the first of these, in ascending order
+    first_strange: int = 0  # the first of these, in ascending order, counted from zero
     strange_uid: str = ""  # and its uid
 
     def add(self, window: Window) -> None:
@@ -33,7 +33,7 @@ class Membership:
         times, strange = window.times.take(window.starts)[mine], window.alone[mine]
         if strange.any() and not self.strange:
             first = int(strange.argmax())
-            self.first_strange = self.records + int(times[:first].sum()) + 1
+            self.first_strange = self.records + int(times[:first].sum())
             self.strange_uid = uids.to_texts(window.uids[mine][first : first + 1])[0]
         self.uids += len(times)
         self.records += int(times.sum())
