@@ -20,8 +20,8 @@ ANSWERS = {  # of the Hub
 
 
 def check_installed() -> None:
-    if find_spec("huggingface_hub") is None:
-        raise BadInput("--push", "huggingface_hub is not installed", "pip install 'densprune[hub]'")
+    if find_spec("huggingface_hub") is None or find_spec("httpx2") is None:
+        raise BadInput("--push", "huggingface_hub is not installed, or an older one", "pip install 'densprune[hub]'")
 
 
 def push(folder: Path, repository: str, private: tuple[str, ...], quiet: bool) -> None:
