@@ -321,7 +321,7 @@ def command(commands: Any, name: str, run: Callable[[Call], int | None], writes:
 def run(arguments: list[str], interruption: Interruption) -> int | None:
     given = parser().parse_args(with_underscores(arguments))
     if "save_path" in given:
-        check_target(given.save_path, beside(given.save_path, given.save_path, "try"))
+        check_target(given.save_path, given.save_path)
         if given.save_path.exists() and not given.overwrite:
             raise BadInput(given.save_path, "exists", "give --overwrite, or another --save_path")
     np.empty(31 << 20, np.uint8)  # glibc keeps what is smaller than anything given back: or each block would be of fresh pages
