@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from baselines.baseline import Baseline, Published
+from baselines.baseline import Baseline
 from baselines.negcliploss import NEEDS, SOURCE, BestByNegCLIPLoss
 from baselines.normsim import TARGETS, BestByNormSim
 from filters.command import Command
@@ -27,6 +27,7 @@ from filters.work.rates import Kernel, Site, Trial
 from filters.work.view import View
 from filters.work.work import Work
 from filters.work.workdir import Saved
+from submission.published import MEDIUM
 
 
 def chain(layers: Layers) -> Recipe:
@@ -140,7 +141,7 @@ CHAIN = Baseline(
         (("negcliploss", BestByNegCLIPLoss), ("normsim", BestByNormSim)),
     ),
     SOURCE,
-    Published("22M", 32.7, 26.5, 37.5, 26.5, 35.7),
+    MEDIUM["negcliploss_normsim"],
     needs=BOTH,
     size_flag="normsim_size",
 )

@@ -36,10 +36,11 @@ from filters.options import (
     parser,
     preset_values,
     read_config,
+    source_of,
     with_underscores,
 )
 from filters.outcome import Look, Verdict
-from filters.pool.errors import BadInput, from_os
+from filters.pool.errors import BadInput, from_os, printable
 from filters.scores import computed
 from filters.start import RESUMED, SIGNALS
 from filters.work.engine import WorkerDied
@@ -82,6 +83,10 @@ class Command:
         stages = [(owner.__name__, flags_of(owner, prefix, bare)) for prefix, owner in self.stages]
         heads = [(owner.__name__.lower(), flags_of(owner)) for owner in self.heads]
         return [*heads, ("places", flags_of(Places)), *stages, ("run", flags_of(RunOptions)), ("call", flags_of(CallOptions))]
+
+    def _staged(self) -> list[Flag]:
+        bare = len(self.stages) == 1
+        return [flag for prefix, owner in self.stages for flag in flags_of(owner, prefix, bare)]
 
     def flags(self) -> dict[str, Flag]:
         return {flag.name: flag for _, flags in self.groups() for flag in flags}
@@ -169,6 +174,7 @@ class Command:
             overwrite=call.overwrite,
             progress=progress,
             config=self._config(layers),
+            sources=self._sources(layers),
             look=None if call.quiet else Look(look, summary.expect_concepts),
         )
         return [summary.funnel(outcome), *told, summary.places(outcome)]
@@ -197,6 +203,11 @@ class Command:
     def _config(self, layers: Layers) -> dict[str, Any]:
         """The settings as the manifest holds them; paths as they are found from any folder."""
         return {name: _from_anywhere(layers.flags[name], value) for name, value in layers.values.items() if name not in NOT_KEPT}
+
+    def _sources(self, layers: Layers) -> dict[str, str]:
+        """The tags of its stages' settings, as far as they have one."""
+        found = {flag.name: source_of(flag, layers.values[flag.name], layers.values["pool"]) for flag in self._staged()}
+        return {name: tag for name, tag in found.items() if tag}
 
 
 def _from_anywhere(flag: Flag, value: Any) -> Any:
@@ -379,6 +390,29 @@ class Console(Quiet):
             shown = line[: shutil.get_terminal_size().columns - 1]
             print("\r" + shown.ljust(self._width) + ("" if shown else "\r"), end="", file=sys.stderr, flush=True)
             self._width = len(shown)
+
+
+class Meter:
+    """How far a command is, by the bytes that it has read."""
+
+    def __init__(self, console: Quiet, name: str, size: int) -> None:
+        self._console, self._name, self._size = console, name, size
+        self._done, self._began = 0, time.monotonic()
+
+    def __call__(self, size: int) -> None:
+        self._done += size
+        self._console.tell(self._line)
+
+    def _line(self) -> str:
+        rate = self._done / max(1e-9, time.monotonic() - self._began)
+        left = lasting(max(0, self._size - self._done) / max(1.0, rate))
+        return f"{self._name}  {min(1.0, self._done / max(1, self._size)):.0%}  {left} left  {sized(rate)}/s"
+
+
+def show(rows: list[tuple[str, str]]) -> None:
+    """Print facts by name, a line each."""
+    width = max(len(name) for name, _ in rows)
+    print("\n".join(printable(f"{name:<{width}}  {text}") for name, text in rows), flush=True)
 
 
 def line_of(status: Status) -> str:

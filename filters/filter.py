@@ -95,6 +95,7 @@ class Recipe(ABC):
         overwrite: bool = False,
         progress: Progress | None = None,
         config: dict[str, Any] | None = None,
+        sources: dict[str, str] | None = None,
         look: Look | None = None,
     ) -> Outcome:
         """Filter the pool and write the uid subset file.
@@ -103,11 +104,12 @@ class Recipe(ABC):
         save_path  the .npy to write; replaced when this work folder made it, else only with `overwrite`
         work_dir   what the run leaves; default save_path with .work for .npy
         config     settings to note in the manifest
+        sources    and the tags of these
         look       further passes, made when all is written
         raises     BadInput when the pool, a place or an option is at fault
         """
         places = _places(save_path, work_dir)
-        told = {"recipe": repr(self), "preset": (config or {}).get("pool"), "config": config or {}}
+        told = {"recipe": repr(self), "preset": (config or {}).get("pool"), "config": config or {}, "sources": sources or {}}
         return run(self.steps(), pool, places, options or RunOptions(), progress or Silent(), told, overwrite, look)
 
     def plan(

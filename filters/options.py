@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import json
 import math
+import re
 import types
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field
@@ -186,6 +187,7 @@ def flags_of(owner: type, prefix: str = "", bare: bool = False) -> list[Flag]:
 
 NOT_KEPT = {flag.name for flag in [*flags_of(Places), *flags_of(CallOptions)]} - {"pool"}  # of one call's settings, by a manifest
 
+TAG = re.compile(r"\[([^\[\]]+)\]")
 Preset = dict[str, tuple[Any, str]]  # canonical flag -> value, tag of its source
 
 _OURS: Preset = {
@@ -216,6 +218,15 @@ def preset_values(canonical: str) -> list[tuple[list[str], Any, str]]:
         if canonical in preset:
             told.setdefault(preset[canonical], []).append(pool)
     return [(pools, value, tag) for (value, tag), pools in told.items()]
+
+
+def source_of(flag: Flag, value: Any, pool: str | None) -> str:
+    """The tag of a value: the preset's, or that of the default in the help text; none of another value, which is the user's."""
+    preset = PRESETS.get(pool or "", {}).get(flag.canonical)
+    if preset and value == preset[0]:
+        return preset[1]
+    tags = TAG.findall(flag.options["text"]) if value == flag.default else []
+    return "; ".join(tag for tag in tags if not tag.startswith("default"))
 
 
 @dataclass(frozen=True)

@@ -43,12 +43,11 @@ from filters.maths.search import Levels
 from filters.pool import columns, subset
 from filters.pool.embeddings import raw_blocks
 from filters.pool.errors import BadInput, from_os
-from filters.pool.files import sha256, told_of
+from filters.pool.files import digest_of, sha256, told_of
 from filters.pool.pool import Pool, Shard
 from filters.scores import COLUMNS, computed
 from filters.semdedup import SemDeDup
 from filters.topscore import TopScore
-from filters.work.workdir import digest_of
 
 TOLERANCE = 2e-5  # of products in float32, whatever the kernel
 KNOWN: dict[str, type[Filter]] = {one.__name__: one for one in (SemDeDup, TopScore, DensityPrune, SoftCap)}

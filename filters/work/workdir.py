@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import inspect
 import itertools
-import json
 import os
 import shutil
 import sys
@@ -26,11 +25,23 @@ import numpy as np
 from filters.maths.arrays import Array
 from filters.pool.columns import Hashed, Rows, Stored
 from filters.pool.errors import BadInput, from_os
-from filters.pool.files import TEMPORARY, move, read_npy, replacing, sha256, sync_folder, temporary, told_of, write_npy, writing
+from filters.pool.files import (
+    TEMPORARY,
+    UNREADABLE,
+    digest_of,
+    move,
+    read_npy,
+    sha256,
+    sync_folder,
+    temporary,
+    told_of,
+    unsealed,
+    write_npy,
+    write_sealed,
+    writing,
+)
 
 Stamps = dict[Path, tuple[int, int, int]]  # of files: size, time of change, inode
-
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)  # of a file that says nothing
 
 
 def key_of(*parts: Any) -> str:
@@ -181,26 +192,6 @@ class Spent:
 
     seconds: float
     bytes_read: int
-
-
-def digest_of(told: Mapping[str, Any]) -> str:
-    """sha256 of everything but the digest, as JSON with sorted keys."""
-    rest = {name: value for name, value in told.items() if name != "digest"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def write_sealed(path: Path, told: dict[str, Any], indent: int | None = None) -> None:
-    """A JSON file that carries a digest of what it says."""
-    with replacing(path) as file:
-        file.write(json.dumps(told | {"digest": digest_of(told)}, indent=indent).encode() + b"\n")
-
-
-def unsealed(path: Path) -> dict[str, Any]:
-    """What such a file says; raises one of UNREADABLE when it is not as it was written."""
-    told: dict[str, Any] = json.loads(path.read_text())
-    if told["digest"] != digest_of(told):
-        raise ValueError(f"{path} was edited")
-    return told
 
 
 class WorkDir:

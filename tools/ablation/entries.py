@@ -30,7 +30,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from baselines import catalogue
-from baselines.baseline import Baseline, Published
+from baselines.baseline import Baseline
 from baselines.random_draw import RandomDraw
 from filters.command import Command
 from filters.filter import Cut, Filter, Measured, Plan, Recipe
@@ -43,6 +43,7 @@ from filters.pool.errors import BadInput, from_os, shortened
 from filters.work.view import View
 from filters.work.work import Work
 from filters.work.workdir import Saved
+from submission.published import Published
 
 OWN = {"name": str, "label": str, "group": str, "file": str, "steps": list, "published": bool}  # keys that are no flags
 NO_FLAGS = {flag.name for owner in (Places, RunOptions, CallOptions) for flag in flags_of(owner)}  # of a whole ablation, not of an entry
