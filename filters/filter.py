@@ -23,6 +23,7 @@ from filters.options import RunOptions, check_fields
 from filters.outcome import Look, Outcome, Verdict
 from filters.pool.columns import Column, Rows
 from filters.pool.errors import BadInput
+from filters.pool.place import Place, local
 from filters.pool.pool import Pool
 from filters.run import Steps, foreseen, run
 from filters.work.cutting import Cut
@@ -81,7 +82,7 @@ class Recipe(ABC):
 
     def run(
         self,
-        pool: Pool | str | Path,
+        pool: Pool | str | Place,
         save_path: str | Path,
         work_dir: str | Path | None = None,
         options: RunOptions | None = None,
@@ -93,21 +94,20 @@ class Recipe(ABC):
     ) -> Outcome:
         """Filter the pool and write the uid subset file.
 
-        pool       a pool, or the folder of its metadata
+        pool       a pool, or the folder of its metadata, or its URL
         save_path  the .npy to write; replaced when this work folder made it, else only with `overwrite`
         work_dir   what the run leaves; default save_path with .work for .npy
         config     settings to note in the manifest
         look       further passes, made when all is written
         raises     BadInput when the pool, a place or an option is at fault
         """
-        save_path = Path(save_path)
-        places = (save_path, Path(work_dir) if work_dir is not None else save_path.with_suffix(".work"))
+        places = _local_places(save_path, work_dir)
         told = {"recipe": repr(self), "preset": (config or {}).get("pool"), "config": config or {}}
         return run(self.steps(), pool, places, options or RunOptions(), progress or Silent(), told, overwrite, look)
 
     def plan(
         self,
-        pool: Pool | str | Path,
+        pool: Pool | str | Place,
         save_path: str | Path,
         work_dir: str | Path | None = None,
         options: RunOptions | None = None,
@@ -117,8 +117,7 @@ class Recipe(ABC):
 
         The plan's `short` is the BadInput that `run` would raise where memory or disk cannot suffice.
         """
-        save_path = Path(save_path)
-        places = (save_path, Path(work_dir) if work_dir is not None else save_path.with_suffix(".work"))
+        places = _local_places(save_path, work_dir)
         return foreseen(self.steps(), pool, places, options or RunOptions(), look)
 
     def steps(self) -> Steps:
@@ -145,6 +144,12 @@ class Recipe(ABC):
         outcome.refuse_nothing(work, result.kept)
         result.dropped = [*start.dropped, ("outside", start.kept - rows), *result.dropped]
         return result
+
+
+def _local_places(save_path: str | Path, work_dir: str | Path | None) -> tuple[Path, Path]:
+    """save_path, work_dir; raises BadInput for a URL."""
+    path = local(save_path, "the subset file")
+    return path, local(work_dir, "what a run leaves") if work_dir is not None else path.with_suffix(".work")
 
 
 class Filter(Recipe):

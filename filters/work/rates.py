@@ -29,16 +29,21 @@ from filters.maths.blocks import BLOCK, nearest, unit
 from filters.maths.kmeans import search
 from filters.maths.search import NEAR, Levels, Search
 from filters.maths.split import Split
+from filters.pool import store
 from filters.pool.archive import Member
-from filters.pool.columns import numbers_of, parquet_batches, uids_of
+from filters.pool.columns import TEXTS, numbers_of, parquet_batches, uids_of
 from filters.pool.embeddings import PIECE_BYTES
 from filters.pool.errors import from_os
+from filters.pool.place import Remote
 from filters.pool.pool import Pool, Shard
 from filters.work.regroup import Part, Room
 from filters.work.view import Task
 
 SECONDS = 2.0  # for all kernels together
 BURST = 0.02  # for a kernel at a time
+FAR = 10e-9  # seconds that a byte of a store takes a worker, as a rule
+TRIED = 1 << 20  # bytes of each request of a trial, of which a worker has several under way
+UNDER_WAY = (store.IN_FLIGHT + 1) * store.PIECE  # bytes of a store that a worker holds at once
 PROBES = 64  # places of the pool whose presence in the page cache is looked up
 
 Trial = Callable[[], float]  # does some, and tells how many units that was
@@ -148,6 +153,8 @@ def _age() -> float:
 def reading(site: Site, features: str, again: bool) -> Trial:
     """Bytes of a member: from the page cache, or from the disk, in the proportion that the run will meet."""
     members = [shard.member(features) for shard in site.pool.shards if shard.rows]
+    if isinstance(members[0].path, Remote):
+        return _of_store(members)
     places = _places(members)
     fits = sum(member.entry.packed for member in members) < site.memory
     warm = float(fits) if again else _cached_share(places)
@@ -161,6 +168,31 @@ def reading(site: Site, features: str, again: bool) -> Trial:
         found = next((place for place in itertools.islice(turn, PROBES) if place.cached() == wanted), next(turn))
         with found.path.open("rb") as file:
             return os.preadv(file.fileno(), [into], found.offset)
+
+    return trial
+
+
+def fetching(site: Site) -> Trial:
+    """Bytes of a store's parquet files."""
+    files = [shard.parquet for shard in site.pool.shards if shard.rows]
+    return _fetching([(file, 0, file.size) for file in files if isinstance(file, Remote)], packed=False)
+
+
+def _of_store(members: list[Member]) -> Trial:
+    found = [(member.path, member.start, member.entry.packed) for member in members]
+    return _fetching([(path, at, size) for path, at, size in found if isinstance(path, Remote)], packed=not members[0].entry.stored)
+
+
+def _fetching(places: list[tuple[Remote, int, int]], packed: bool) -> Trial:
+    """Bytes of these ranges, by as many requests at once as a worker has under way."""
+    turn = itertools.cycle(places)
+
+    def trial() -> float:
+        file, at, size = next(turn)
+        data = list(store.fetched(file, [(at, min(TRIED, size))] * store.IN_FLIGHT))
+        for one in data if packed else []:
+            zlib.decompressobj(-15).decompress(one)
+        return sum(map(len, data))
 
     return trial
 
@@ -188,6 +220,7 @@ def _places(members: list[Member]) -> list[_Place]:
         member = members[at]
         begin = int(chance.integers(0, -(-member.entry.packed // PIECE_BYTES))) * PIECE_BYTES if member.entry.stored else 0
         size = min(PIECE_BYTES, member.entry.packed - begin)
+        assert isinstance(member.path, Path), "a store has no page cache here"
         found.append(_Place(member.path, member.start + begin, size, member.entry.stored))
     return found
 
@@ -222,6 +255,8 @@ def checking(site: Site) -> Trial:
 def parsing(site: Site, column: str) -> Trial:
     """Values of a parquet column, of the pool's largest shard."""
     shard = max(site.pool.shards, key=lambda one: one.rows)
+    if isinstance(shard.parquet, Remote):
+        return _parsing_drawn(column, shard.columns[column])
     batches: Iterator[Any] = iter(())
 
     def trial() -> float:
@@ -236,10 +271,34 @@ def parsing(site: Site, column: str) -> Trial:
     return trial
 
 
+def _parsing_drawn(column: str, kind: str) -> Trial:
+    """Values of such a column of our own: those of a store are fetched for the run alone."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    words = np.random.default_rng(0).integers(0, 1 << 63, (BLOCK, 2))
+    values = [f"{high:016x}{low:016x}" for high, low in words.tolist()] if kind in TEXTS else words[:, 0] / 2.0**63
+    made = pa.BufferOutputStream()
+    pq.write_table(pa.table({column: values}), made)
+    data = made.getvalue()
+
+    def trial() -> float:
+        for batch in pq.ParquetFile(pa.BufferReader(data)).iter_batches(columns=[column], use_threads=False):
+            batch.validate(full=True)
+            _parse_as(kind, column, batch.column(0))
+        return BLOCK
+
+    return trial
+
+
 def _parse(shard: Shard, column: str, batch: Any) -> None:
+    _parse_as(shard.columns[column], column, batch)
+
+
+def _parse_as(kind: str, column: str, batch: Any) -> None:
     if column == "uid":
         uids_of(batch)
-    elif "string" not in shard.columns[column]:
+    elif "string" not in kind:
         numbers_of(batch, np.dtype(np.float64))
 
 

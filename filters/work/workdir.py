@@ -27,6 +27,7 @@ from filters.maths.arrays import Array
 from filters.pool.columns import Hashed, Rows, Stored
 from filters.pool.errors import BadInput, from_os
 from filters.pool.files import TEMPORARY, move, read_npy, replacing, sha256, sync_folder, temporary, told_of, write_npy, writing
+from filters.pool.place import Remote
 
 Stamps = dict[Path, tuple[int, int, int]]  # of files: size, time of change, inode
 
@@ -45,6 +46,8 @@ def _told(part: Any) -> str:
         return f"{part.dtype} {part.shape} {hashlib.sha256(np.ascontiguousarray(part).tobytes()).hexdigest()}"
     if isinstance(part, tuple | list):
         return f"({' '.join(map(_told, part))})"
+    if isinstance(part, Path | Remote):
+        return str(part)
     if is_dataclass(part):
         return f"{type(part).__qualname__}({' '.join(_told(getattr(part, f.name)) for f in fields(part))})"
     assert part is None or isinstance(part, str | int | float | bool | bytes), f"{type(part)} cannot be part of a key"
