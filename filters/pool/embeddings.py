@@ -18,10 +18,10 @@ import numpy as np
 from filters.maths.arrays import I64, U8, Array, Bool
 from filters.maths.blocks import BLOCK, measured, unit, valid
 from filters.maths.search import on_device
+from filters.pool import store
 from filters.pool.archive import AGAIN, Member
 from filters.pool.errors import BadInput, from_os
 from filters.pool.place import Place, Remote
-from filters.pool.store import PIECE, Range, fetched
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,7 +102,7 @@ def _pieces(member: Member, wanted: Bool, verify: bool, pulse: Callable[[int], N
 
 def piece_rows(place: Place, row_bytes: int) -> int:
     """Rows of a piece: whole blocks, about PIECE_BYTES of them, or as many as one request to a store asks for."""
-    return BLOCK * max(1, (PIECE if isinstance(place, Remote) else PIECE_BYTES) // (row_bytes * BLOCK))
+    return BLOCK * max(1, (store.PIECE if isinstance(place, Remote) else PIECE_BYTES) // (row_bytes * BLOCK))
 
 
 def _stored_pieces(member: Member, wanted: Bool, verify: bool, pulse: Callable[[int], None]) -> Iterator[tuple[int, Array]]:
@@ -118,7 +118,7 @@ def _stored_pieces(member: Member, wanted: Bool, verify: bool, pulse: Callable[[
         raise BadInput(member.path, f"'{member.name}' fails its checksum", AGAIN)
 
 
-def _read(member: Member, ranges: list[Range], size: int, pulse: Callable[[int], None]) -> Iterator[U8]:
+def _read(member: Member, ranges: list[store.Range], size: int, pulse: Callable[[int], None]) -> Iterator[U8]:
     """The bytes of each range in turn, in one buffer of this size; the next ones come while they are worked on."""
     buffer = np.empty(size, np.uint8)
     for data in _from_disk(member, ranges, buffer) if isinstance(member.path, Path) else _from_store(member.path, ranges, buffer, pulse):
@@ -126,14 +126,14 @@ def _read(member: Member, ranges: list[Range], size: int, pulse: Callable[[int],
         yield data
 
 
-def _from_store(place: Remote, ranges: list[Range], buffer: U8, pulse: Callable[[int], None]) -> Iterator[U8]:
-    for data in fetched(place, ranges, pulse):
+def _from_store(place: Remote, ranges: list[store.Range], buffer: U8, pulse: Callable[[int], None]) -> Iterator[U8]:
+    for data in store.fetched(place, ranges, pulse):
         into = buffer[: len(data)]
         into[:] = np.frombuffer(data, np.uint8)
         yield into
 
 
-def _from_disk(member: Member, ranges: list[Range], buffer: U8) -> Iterator[U8]:
+def _from_disk(member: Member, ranges: list[store.Range], buffer: U8) -> Iterator[U8]:
     descriptor = os.open(member.path, os.O_RDONLY)  # type: ignore[arg-type] # a path
     try:
         for number, (offset, size) in enumerate(ranges):

@@ -23,7 +23,7 @@ from filters.pool.errors import BadInput, from_os, shortened
 from filters.pool.place import Place, Remote, Stamp, place
 
 ENDS = (".parquet", ".npz")
-FOOTER = 1 << 14  # bytes of a store's parquet that are fetched at once: most footers are shorter
+FOOTER = 1 << 13  # bytes of a store's parquet that are fetched at once: most footers are shorter
 ASKED = 32  # files of a store of which something is asked at once
 Item = TypeVar("Item")
 Result = TypeVar("Result")

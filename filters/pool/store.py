@@ -325,10 +325,10 @@ def _settled(
     ask: Callable[[], Result],
     tries: int = TRIES,
     over: threading.Event | None = None,
-    told: Callable[[str], None] = lambda why: None,
+    told: Callable[[str], None] | None = None,
 ) -> Result:
     """What a store answers, after as many tries as it takes. `over` ends them early."""
-    over = over or threading.Event()
+    over, told = over or threading.Event(), told or told_of_retries.get()
     for number in range(tries):
         try:
             return ask()
@@ -347,17 +347,17 @@ def _settled(
 def _passing(file: Remote, error: Exception, number: int) -> tuple[str, float]:
     """What went wrong, and the seconds until it is worth another try; raises BadInput when it never is."""
     status, headers = _status(error)
-    kinds = {one.__name__ for one in type(error).__mro__}
-    if status in (401, 403) or (status is None and (isinstance(error, PermissionError) or kinds & _UNKNOWN_USER)):
+    if status in (401, 403) or (status is None and _is(error, PermissionError, _UNKNOWN_USER)):
         what = f"answered {status}" if status else "no credentials that it takes"
         raise BadInput(file, f"{what}: not permitted", "give credentials where the store's library looks for them: see README") from None
     if status in (404, 410) or (status is None and isinstance(error, FileNotFoundError)):
         raise BadInput(file, "is not there", "check the URL") from None
-    said = scrubbed(str(error).split("\n")[0])
-    broken = status is None and not kinds & _NEVER and (isinstance(error, _BROKEN) or bool(kinds & _BROKEN_TOO))
-    if broken or status in _LATER or (status or 0) >= 500:
-        return f"answered {status}" if status else f"broke off ({shortened(said or type(error).__name__, 120)})", _pause(headers, number)
-    what = f"answered {status}" if status else f"cannot be read ({type(error).__name__}: {shortened(said, 160)})"
+    said = shortened(scrubbed(str(error).split("\n")[0]) or type(error).__name__, 160)
+    if status in _LATER or (status or 0) >= 500:
+        return f"answered {status}", _pause(headers, number)
+    if status is None and _is(error, _BROKEN, _BROKEN_TOO):
+        return f"broke off ({said})", _pause(headers, number)
+    what = f"answered {status}" if status else f"cannot be read ({type(error).__name__}: {said})"
     raise BadInput(file, what, "check the URL, and what its store needs") from None
 
 
@@ -368,9 +368,15 @@ _NEVER = {"ClientConnectorCertificateError"}
 _UNKNOWN_USER = {"NoCredentialsError", "PartialCredentialsError", "LocalTokenNotFoundError", "DefaultCredentialsError"}
 
 
+def _is(error: BaseException, kinds: type[BaseException] | tuple[type[BaseException], ...], names: set[str]) -> bool:
+    """Whether it is of these kinds, some of which are known by name alone: their libraries need not be installed."""
+    known = {one.__name__ for one in type(error).__mro__}
+    return (isinstance(error, kinds) or bool(known & names)) and not known & _NEVER
+
+
 def _status(error: BaseException | None) -> tuple[int | None, Mapping[str, str]]:
     """The status that a web server gave and its headers, wherever the libraries that passed it on have put them."""
-    while error is not None:
+    while error is not None and not _is(error, _BROKEN, _BROKEN_TOO):  # what is beneath a broken connection was no answer
         response = getattr(error, "response", None)
         meta = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
         told = [meta.get("HTTPStatusCode"), getattr(response, "status_code", None)]

@@ -44,7 +44,6 @@ USUAL_ITERATIONS = 50  # of k-means, after which no label changes: 26 to 70 were
 Kind = str | np.dtype[Any]
 SHOWN = 0.02  # of the run's time: shorter passes share a line
 DAY = 86400
-FAR = "bytes of the store come as fast as in a few trial reads"
 FLOPS = 40e9  # of a worker of an ordinary machine, where nothing has been measured
 
 
@@ -265,10 +264,11 @@ class Plan:
         return convert + Cost({self._reading(features, again=True): packed * share}, int(whole * share))
 
     def _reading(self, features: Features, again: bool) -> Kernel:
-        """A store is as far away the second time."""
-        if self._remote:
-            self.note(FAR)
-        return Kernel(rates.reading, (features.name, again and not self._remote), rates.FAR if self._remote else 0.3e-9)
+        return self._fetching(features.name) if self._remote else Kernel(rates.reading, (features.name, again), 0.3e-9)
+
+    def _fetching(self, features: str | None) -> Kernel:
+        self.note("bytes of the store come as fast as in a few trial reads")
+        return Kernel(rates.fetching, (features,), rates.FAR)
 
     def _met(self, features: Features, rows: int) -> float:
         """The share of pieces in which at least one of the rows lies."""
@@ -279,8 +279,7 @@ class Plan:
         """A parquet column, from end to end. Its size is that of its type: pyarrow dies of a damaged footer that is asked for it."""
         parse, values = Cost({Kernel(rates.parsing, (column,), 60e-9): self.pool.rows}), self.pool.rows * self._packed(column)
         if self._remote:
-            self.note(FAR)
-            return parse + Cost({Kernel(rates.fetching, (), rates.FAR): values}, values)
+            return parse + Cost({self._fetching(None): values}, values)
         return parse + Cost({}, values + sum(min(FOOTER, shard.stamps[shard.parquet][0]) for shard in self.pool.shards))
 
     def _packed(self, column: str) -> int:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -34,7 +35,7 @@ from filters.pool.archive import Member
 from filters.pool.columns import TEXTS, numbers_of, parquet_batches, uids_of
 from filters.pool.embeddings import PIECE_BYTES
 from filters.pool.errors import from_os
-from filters.pool.place import Remote
+from filters.pool.place import Place, Remote
 from filters.pool.pool import Pool, Shard
 from filters.work.regroup import Part, Room
 from filters.work.view import Task
@@ -81,8 +82,9 @@ def measured(shares: Mapping[Kernel, float], site: Site, start: float) -> Rates:
     end = time.monotonic() + SECONDS
     with ThreadPoolExecutor(site.workers) as threads:
         benches = [_Bench(kernel, shares[kernel], site, threads) for kernel in shares if kernel != STARTING]
-        while benches and time.monotonic() < end:
-            max(benches, key=_Bench.worth).burst()
+        free = [bench for bench in benches if not bench.dear]
+        while free and time.monotonic() < end:
+            max(free, key=_Bench.worth).burst()
     return rates | {bench.kernel: bench.rate for bench in benches}
 
 
@@ -93,13 +95,14 @@ class _Bench:
         self.kernel, self.units, self.threads = kernel, units, threads
         self.trials = [kernel.prepare(site, *kernel.arguments) for _ in range(site.workers)]
         self.seconds, self.done = 0.0, 0.0
+        self.dear = kernel.prepare is fetching  # a store may want to be paid for what it sends: one trial is enough
         self.burst()
-        if self.seconds < 2 * BURST * site.workers:  # so short that warming up was a part of it
+        if not self.dear and self.seconds < 2 * BURST * site.workers:  # so short that warming up was a part of it
             self.seconds, self.done = 0.0, 0.0
             self.burst()
 
     def burst(self) -> None:
-        for seconds, done in self.threads.map(_tried, self.trials):
+        for seconds, done in self.threads.map(partial(_tried, least=0.0 if self.dear else BURST), self.trials):
             self.seconds, self.done = self.seconds + seconds, self.done + done
 
     @property
@@ -111,9 +114,10 @@ class _Bench:
         return self.units * self.rate / self.seconds
 
 
-def _tried(trial: Trial) -> tuple[float, float]:
-    begin, done = time.perf_counter(), 0.0
-    while (seconds := time.perf_counter() - begin) < BURST:
+def _tried(trial: Trial, least: float) -> tuple[float, float]:
+    """Seconds, `least` at the least, and units."""
+    begin, done = time.perf_counter(), trial()
+    while (seconds := time.perf_counter() - begin) < least:
         done += trial()
     return seconds, done
 
@@ -153,8 +157,6 @@ def _age() -> float:
 def reading(site: Site, features: str, again: bool) -> Trial:
     """Bytes of a member: from the page cache, or from the disk, in the proportion that the run will meet."""
     members = [shard.member(features) for shard in site.pool.shards if shard.rows]
-    if isinstance(members[0].path, Remote):
-        return _of_store(members)
     places = _places(members)
     fits = sum(member.entry.packed for member in members) < site.memory
     warm = float(fits) if again else _cached_share(places)
@@ -172,23 +174,22 @@ def reading(site: Site, features: str, again: bool) -> Trial:
     return trial
 
 
-def fetching(site: Site) -> Trial:
-    """Bytes of a store's parquet files."""
-    files = [shard.parquet for shard in site.pool.shards if shard.rows]
-    return _fetching([(file, 0, file.size) for file in files if isinstance(file, Remote)], packed=False)
+def fetching(site: Site, features: str | None) -> Trial:
+    """Bytes of a store: of a member, or of its parquet files."""
+    shards = [shard for shard in site.pool.shards if shard.rows]
+    if features is None:
+        return _fetching([(shard.parquet, 0, shard.stamps[shard.parquet][0]) for shard in shards], packed=False)
+    members = [shard.member(features) for shard in shards]
+    return _fetching([(member.path, member.start, member.entry.packed) for member in members], packed=not members[0].entry.stored)
 
 
-def _of_store(members: list[Member]) -> Trial:
-    found = [(member.path, member.start, member.entry.packed) for member in members]
-    return _fetching([(path, at, size) for path, at, size in found if isinstance(path, Remote)], packed=not members[0].entry.stored)
-
-
-def _fetching(places: list[tuple[Remote, int, int]], packed: bool) -> Trial:
+def _fetching(places: list[tuple[Place, int, int]], packed: bool) -> Trial:
     """Bytes of these ranges, by as many requests at once as a worker has under way."""
     turn = itertools.cycle(places)
 
     def trial() -> float:
         file, at, size = next(turn)
+        assert isinstance(file, Remote), "what lies on this machine is read"
         data = list(store.fetched(file, [(at, min(TRIED, size))] * store.IN_FLIGHT))
         for one in data if packed else []:
             zlib.decompressobj(-15).decompress(one)
