@@ -48,7 +48,8 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def large_pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, sizes, rng = tmp_path_factory.mktemp("large"), (18_000, 16_000), np.random.default_rng(5)
     rows = unit(rng.standard_normal((sum(sizes), 96), np.float32)).astype(np.float16)
-    cut_into_shards(folder / "pool", {"uids": random_uids(rng, len(rows)), "l14_img": rows, "l14": rng.random(len(rows), np.float32)}, sizes)
+    told = {"uids": random_uids(rng, len(rows)), "l14_img": rows, "l14": rng.random(len(rows), np.float32)}
+    cut_into_shards(folder / "pool", told, sizes)
     return folder / "pool"
 
 
@@ -199,14 +200,11 @@ def member_bytes(pool: Path, name: str) -> int:
 
 
 SCORE = "clip_l14_similarity_score"
+DEDUP = SemDeDup(fraction=0.8, clusters=40, kmeans_iters=1)
 PASSES: dict[str, tuple[Recipe, list[str], int]] = {  # the columns that a run reads, and how often the member
     "topscore": (TopScore(fraction=0.5), ["uid", SCORE], 0),
-    "semdedup": (SemDeDup(fraction=0.8, clusters=40, kmeans_iters=1), ["uid"], 3),
-    "densprune": (
-        SemDeDup(fraction=0.8, clusters=40, kmeans_iters=1) >> TopScore(fraction=0.6) >> DensityPrune(concepts=4, kmeans_iters=1, fraction=0.2),
-        ["uid", SCORE],
-        5,
-    ),
+    "semdedup": (DEDUP, ["uid"], 3),
+    "densprune": (DEDUP >> TopScore(fraction=0.6) >> DensityPrune(concepts=4, kmeans_iters=1, fraction=0.2), ["uid", SCORE], 5),
 }
 
 

@@ -152,6 +152,8 @@ class Pool:
 
 def _together(task: Callable[[Item], Result], items: Iterable[Item], folder: Place, workers: int) -> list[Result]:
     """task(item) of each, in order; many at a time where each waits for a store."""
+    if workers == 1 and not isinstance(folder, Remote):
+        return list(map(task, items))
     threads = ThreadPoolExecutor(ASKED if isinstance(folder, Remote) else workers)
     try:
         return list(threads.map(task, items))
