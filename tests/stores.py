@@ -76,16 +76,18 @@ class Handler(BaseHTTPRequestHandler):
             number, action = self.web.meanwhile.get(name, (0, None))
             if action and self.web.sends[name] == number:
                 action()
-            data = (self.web.folder / name).read_bytes()
-            version = f'"{(self.web.folder / name).stat().st_mtime_ns:x}"'
+            told = (self.web.folder / name).stat()
+        version, size = f'"{told.st_mtime_ns:x}"', told.st_size
         asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
         if not asked or not self.web.ranges:
-            return self.answer(200, {"ETag": version}, data)
-        begin, end = int(asked[1]), min(int(asked[2]) + 1, len(data))
+            return self.answer(200, {"ETag": version}, (self.web.folder / name).read_bytes())
+        begin, end = int(asked[1]), min(int(asked[2]) + 1, size)
         if begin >= end:
-            return self.answer(416, {"Content-Range": f"bytes */{len(data)}", "ETag": version})
-        headers = {"Content-Range": f"bytes {begin}-{end - 1}/{len(data)}", "ETag": version}
-        return self.answer(206, headers, data[begin:end], fault)
+            return self.answer(416, {"Content-Range": f"bytes */{size}", "ETag": version})
+        with (self.web.folder / name).open("rb") as opened:
+            opened.seek(begin)
+            data = opened.read(end - begin)
+        return self.answer(206, {"Content-Range": f"bytes {begin}-{end - 1}/{size}", "ETag": version}, data, fault)
 
     def answer(self, status: int, headers: dict[str, str] | None = None, body: bytes = b"", fault: str = "none") -> None:
         self.send_response(status)

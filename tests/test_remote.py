@@ -174,6 +174,8 @@ def test_the_parts_beside_the_pool_may_lie_in_stores_too(web: Web, local: Path, 
             recipe = DensityPrune(concepts=3, size=100)
             recipe.run(web.url, outs[-1], options=RunOptions(within=within, features_dir=beside))
         assert other.asked[first(held, ".npz")] > 2
+        for pool, beside in ((str(local / "pool"), other.url), (web.url, str(held))):
+            assert recipe.plan(pool, tmp_path / "c.npy", options=RunOptions(features_dir=beside)).passes
     assert outs[0].read_bytes() == outs[1].read_bytes()
 
 

@@ -54,6 +54,11 @@ class Remote:
         scheme, _, rest = self.url.partition("://")
         return quote(f"{scheme}://{self.user}{rest}{end}{self.query}", PLAIN) if scheme in HTTP else self.url + end
 
+    def secrets(self) -> list[str]:
+        """What of the URL is for the store alone, as it is written and as it is meant."""
+        parts = [*self.user.rstrip("@").split(":", 1), *re.split(r"[?&=]", self.query)]
+        return [*parts, *map(unquote, parts)]
+
 
 Place = Path | Remote
 

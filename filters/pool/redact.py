@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 
 HIDDEN = "***"
 _URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*://|https?:/)\S*")
@@ -26,9 +27,10 @@ def redacted(text: str) -> str:
     return _URL.sub(lambda found: shown(found[0]), text)
 
 
-def scrubbed(text: str) -> str:
-    """A text of somebody else's, an error of a library say: without secrets of the environment either."""
-    for name, value in os.environ.items():
-        if _SECRET.search(name) and len(value) >= _LONG:
-            text = text.replace(value, HIDDEN)
-    return redacted(text)
+def scrubbed(text: str, known: Iterable[str] = ()) -> str:
+    """A text of somebody else's, an error of a library say: without secrets that are known, or in the environment, either."""
+    text = redacted(text)
+    for secret in [*known, *(value for name, value in os.environ.items() if _SECRET.search(name))]:
+        if len(secret) >= _LONG:
+            text = text.replace(secret, HIDDEN)
+    return text

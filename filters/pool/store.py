@@ -352,7 +352,7 @@ def _passing(file: Remote, error: Exception, number: int) -> tuple[str, float]:
         raise BadInput(file, f"{what}: not permitted", "give credentials where the store's library looks for them: see README") from None
     if status in (404, 410) or (status is None and isinstance(error, FileNotFoundError)):
         raise BadInput(file, "is not there", "check the URL") from None
-    said = shortened(scrubbed(str(error).split("\n")[0]) or type(error).__name__, 160)
+    said = shortened(scrubbed(str(error).split("\n")[0], file.secrets()) or type(error).__name__, 160)
     if status in _LATER or (status or 0) >= 500:
         return f"answered {status}", _pause(headers, number)
     if status is None and _is(error, _BROKEN, _BROKEN_TOO):

@@ -264,7 +264,8 @@ class Plan:
         return convert + Cost({self._reading(features, again=True): packed * share}, int(whole * share))
 
     def _reading(self, features: Features, again: bool) -> Kernel:
-        return self._fetching(features.name) if self._remote else Kernel(rates.reading, (features.name, again), 0.3e-9)
+        far = isinstance(self.pool.shards[0].member(features.name).path, Remote)
+        return self._fetching(features.name) if far else Kernel(rates.reading, (features.name, again), 0.3e-9)
 
     def _fetching(self, features: str | None) -> Kernel:
         self.note("bytes of the store come as fast as in a few trial reads")
