@@ -8,7 +8,7 @@ demo: .venv/demo.ok
 	$(BIN)/python filters/densprune.py --pool demo
 
 test: .venv/test.ok
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: .venv/test.ok
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -74,5 +74,5 @@ SURVIVORS_RANDOM = Baseline(
     size_flag="size",
 )
 DENSPRUNE = Baseline(densprune.COMMAND, "arXiv 2401.04578", needs=EMBEDDINGS, size_flag="size")
-TOPSCORE = Baseline(topscore.COMMAND, "METHOD 2 [paper]", size_flag="size")
+TOPSCORE = Baseline(topscore.COMMAND, "arXiv 2304.14108; ties and sizes exact [ours]", size_flag="size")
 SEMDEDUP = Baseline(semdedup.COMMAND, "arXiv 2303.09540", needs=EMBEDDINGS)

@@ -179,10 +179,21 @@ def check_reachable(pool: Pool, engine: str) -> None:
         raise BadInput(pool.location, "lies in the memory of this process, and others do not see it", "give --engine threads")
 
 
-def check_target(path: Path, probe: Path) -> None:
-    """Raise BadInput when no subset file can be written there: before the work, not after it."""
+def work_folder(path: Path) -> Path:
+    """Of a subset file, when no other is named."""
+    check_name(path)
+    return path.with_suffix(".work")
+
+
+def check_name(path: Path) -> None:
     if path.suffix != ".npy":
         raise BadInput(path, "does not end in .npy", "name the subset file OUT.npy")
+
+
+def check_target(path: Path, folder: Path) -> None:
+    """Raise BadInput when no subset file can be written there: before the work, not after it."""
+    check_name(path)
+    probe = beside(path, folder, "try")
     try:
         if path.is_dir():
             raise BadInput(path, "is a folder", "name a file")
@@ -193,7 +204,7 @@ def check_target(path: Path, probe: Path) -> None:
 
 
 def _check_places(path: Path, folder: Path) -> None:
-    check_target(path, beside(path, folder, "try"))
+    check_target(path, folder)
     if os.path.realpath(path) == os.path.realpath(folder):
         raise BadInput(path, "is the work folder as well", "name another --work_dir")
 

@@ -1149,6 +1149,11 @@ def test_a_save_path_that_cannot_be_written_is_named_before_the_work(bench: Benc
     assert sorted(bench.folder.rglob("*")) == before
 
 
+@pytest.mark.parametrize("place", [".", "/"])
+def test_a_save_path_without_a_name_is_said(bench: Bench, place: str) -> None:
+    bench.refused("does not end in .npy", more=("--save_path", place))
+
+
 def test_a_file_that_this_work_folder_did_not_make_needs_overwrite(bench: Bench) -> None:
     bench.out.write_bytes(b"precious")
     line = the_line(bench.run())

@@ -268,7 +268,7 @@ def test_the_passes_of_a_plan_are_those_of_the_run(made: Any, model: str, tmp_pa
     folder = made[0]
     files = {"centroids": str(folder / "centroids.pt"), "target_features": str(folder / "in1k_*.pt")}
     recipe = TopScore("l14", 0.5, "pool", ties="all") >> Captions(model) >> NearTargets(**files)
-    plan, seen = planned(recipe, folder), Seen(tmp_path / "o.work")
+    plan, seen = recipe.plan(folder / "pool", tmp_path / "o.npy"), Seen(tmp_path / "o.work")
     recipe.run(folder / "pool", tmp_path / "o.npy", progress=seen)
     assert [one[:2] for one in told([(one.stage, one.name, one.samples) for one in plan.passes])] == [one[:2] for one in told(seen.passes)]
     assert [one for one in seen.passes if "target images" in one[1]] == [

@@ -57,6 +57,13 @@ def call(pool: Path, name: str, save_path: Path, *more: str) -> int:
     return run.main(["--name", name, "--metadata_dir", str(pool), "--save_path", str(save_path), "--quiet", *more])
 
 
+@pytest.mark.parametrize("values", ["[:1]", "[1:]", ".mean()"])
+def test_values_that_are_not_one_a_row_are_refused_by_name(values: str, mine: Path, tiny_pool: Path, tmp_path: Path) -> None:
+    mine.write_text(FILTER.replace('similarity_score")}', f'similarity_score"){values}}}'))
+    with pytest.raises(ValueError, match=r"'height' must have a value for each of the \d+ rows in play, got shape \("):
+        call(tiny_pool, f"{mine}:Mine", tmp_path / "o.npy")
+
+
 @pytest.mark.parametrize("engine", ["threads", "processes"])
 def test_it_keeps_what_it_says_on_every_engine(engine: str, mine: Path, tmp_path: Path) -> None:
     told = write_pool(tmp_path / "pool", np.random.default_rng(3))
@@ -108,6 +115,28 @@ def test_a_worker_that_would_load_another_file_than_its_parent_refuses(mine: Pat
     mine.write_text(FILTER + later)
     assert call(tiny_pool, f"{mine}:Mine", tmp_path / "out.npy", "--engine", "processes") == 2
     assert not (tmp_path / "out.npy").exists()
+
+
+ODD = {
+    "texts": ('{"height": np.array(["a"] * len(view.at))}', "no number a sample"),
+    "complex numbers": ('{"height": np.ones(len(view.at), complex)}', "no number a sample"),
+    "dates": ('{"height": np.zeros(len(view.at), "M8[s]")}', "no number a sample"),
+    "two numbers": ('{"height": np.zeros((len(view.at), 2))}', "no number a sample"),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_what_is_no_number_a_sample_is_told_by_its_name(odd: str, mine: Path, tiny_pool: Path, tmp_path: Path) -> None:
+    made, said = ODD[odd]
+    mine.write_text("import numpy as np\n" + FILTER.replace('{"height": SIGN * view.numbers("clip_l14_similarity_score")}', made))
+    with pytest.raises(ValueError, match=said):
+        call(tiny_pool, f"{mine}:Mine", tmp_path / "out.npy")
+
+
+def test_a_measure_that_gives_nothing_is_told(mine: Path, tiny_pool: Path, tmp_path: Path) -> None:
+    mine.write_text(FILTER.replace("return Measured(columns=work.column(height, rows))", "return None"))
+    with pytest.raises(ValueError, match="no Measured"):
+        call(tiny_pool, f"{mine}:Mine", tmp_path / "out.npy")
 
 
 FAULTS = {

@@ -87,6 +87,15 @@ def test_another_temperature_reads_nothing_and_decides_anew(pool: Path, tmp_path
     assert out.read_bytes() == fresh.read_bytes()
 
 
+def test_another_seed_draws_anew_what_k_means_sees(pool: Path, tmp_path: Path) -> None:
+    out, fresh = tmp_path / "o.npy", tmp_path / "fresh.npy"
+    assert densprune.main(arguments(pool, out)) == 0
+    before = out.read_bytes()
+    assert densprune.main(arguments(pool, out, "--seed", "5")) == 0
+    assert densprune.main(arguments(pool, fresh, "--seed", "5")) == 0
+    assert out.read_bytes() == fresh.read_bytes() != before
+
+
 def test_every_byte_of_a_member_is_read_at_least_once_and_counted(pool: Path, tmp_path: Path) -> None:
     out = tmp_path / "o.npy"
     assert densprune.main(arguments(pool, out, "--no_dedup")) == 0

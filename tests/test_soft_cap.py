@@ -245,9 +245,10 @@ def test_the_same_bytes_however_the_pool_is_cut_and_worked_at(
     assert (tmp_path / "o.npy").read_bytes() == told["out"].read_bytes()
 
 
-def test_another_seed_gives_another_draw(told: dict[str, Any], tmp_path: Path) -> None:
-    RECIPE.run(told["pool"], tmp_path / "o.npy", options=RunOptions(seed=5))
-    assert read_subset(tmp_path / "o.npy") != read_subset(told["out"])
+def test_another_seed_gives_another_draw_in_the_same_work_folder_too(told: dict[str, Any], tmp_path: Path) -> None:
+    for seed, name in ((1, "o"), (5, "o"), (5, "fresh")):
+        RECIPE.run(told["pool"], tmp_path / f"{name}.npy", options=RunOptions(seed=seed))
+    assert read_subset(tmp_path / "o.npy") == read_subset(tmp_path / "fresh.npy") != read_subset(told["out"])
     assert len(read_subset(tmp_path / "o.npy")) == 500
 
 

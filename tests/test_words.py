@@ -17,9 +17,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from baselines import language, run, wordnet
+from baselines.basic_filter import BasicFilter
+from baselines.laion2b import Laion2B
+from baselines.text_based import TextBased
+from filters.filter import Filter, Plan
+from filters.pool.pool import Pool
+from filters.work.work import Settings
 from filters.work.workdir import Given
 from tests.captions import AWKWARD, EXCEPTIONS, PARTS, captions, write_captioned, write_wordnet
 from tests.pools import random_uids, read_subset, write_shard
+from tests.test_plan import Seen
 
 DETACHED = {
     "n": [("s", ""), ("ses", "s"), ("ves", "f"), ("xes", "x"), ("zes", "z"), ("ches", "ch"), ("shes", "sh"), ("men", "man"), ("ies", "y")],
@@ -292,6 +299,22 @@ def test_a_dry_run_tells_the_passes_and_that_a_model_is_to_be_downloaded(
     assert "text_based" in told
     assert "lid.176.bin is downloaded from https://dl.fbaipublicfiles.com" in told
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("name", ["laion2b", "basic_filter", "text_based"])
+def test_the_passes_of_the_plan_are_those_of_the_run(name: str, rows: Any, words: Any, model: str, tmp_path: Path) -> None:
+    write_list(tmp_path / "ids.txt", set(words[1]["n", "dog"]))
+    made: dict[str, Filter] = {
+        "laion2b": Laion2B(),
+        "basic_filter": BasicFilter(model),
+        "text_based": TextBased(model, str(words[0]), str(tmp_path / "ids.txt")),
+    }
+    plan, seen = Plan(Pool.open(rows[0], embeddings=False), Settings(), 2), Seen(tmp_path / "o.work")
+    made[name].foresee_verdict(plan, None)
+    made[name].run(rows[0], tmp_path / "o.npy", progress=seen)
+    of_filter = [[one[1] for one in told if one[0] == name] for told in (seen.passes, [(p.stage, p.name) for p in plan.passes])]
+    assert of_filter[0] == of_filter[1]
+    assert len(of_filter[0]) > 1
 
 
 def test_what_is_not_there_is_told_in_one_line(rows: Any, words: Any, model: str, tmp_path: Path, capsys: Capture) -> None:

@@ -297,8 +297,11 @@ def coverage(call: Call, listed: InOrder) -> str:
         return told
     swapped = np.concatenate([part.uids for part in islice(listed.read(meter), 2)])[:, ::-1]
     swapped = swapped[uids.order(swapped)]
-    found = sum(int((uids.find(swapped, words) >= 0).sum()) for words in rows(meter))
-    return told + (f"; with high and low word swapped, {found:,} of the first {len(swapped):,} are" if found else "")
+    found = np.zeros(len(swapped), bool)  # a uid may be in the pool twice
+    for words in rows(meter):
+        place = uids.find(swapped, words)
+        found[place[place >= 0]] = True
+    return told + (f"; with high and low word swapped, {found.sum():,} of the first {len(swapped):,} are" if found.any() else "")
 
 
 # -- the command line
@@ -358,7 +361,7 @@ def command(commands: Any, name: str, run: Callable[[Call], int | None], writes:
 def run(arguments: list[str], interruption: Interruption) -> int | None:
     given = parser().parse_args(with_underscores(arguments))
     if "save_path" in given:
-        check_target(given.save_path, beside(given.save_path, given.save_path, "try"))
+        check_target(given.save_path, given.save_path)
         if given.save_path.exists() and not given.overwrite:
             raise BadInput(given.save_path, "exists", "give --overwrite, or another --save_path")
     np.empty(31 << 20, np.uint8)  # glibc keeps what is smaller than anything given back: or each block would be of fresh pages

@@ -569,7 +569,7 @@ def similarity_faults(one: Alike, other: Other | None, prefer: str) -> Iterator[
 def check_scores(drawn: Drawn, report: Report, name: str, score: str) -> None:
     faults: list[str] = []
     if computed(score) is not None:
-        report.skip(name, "it is computed from embeddings of many samples together")
+        report.skip(name, "it is computed from embeddings, of other samples or of target images too")
         return
     table = columns.read_table(score) if score.endswith(".parquet") else None
     for shard, file, rows, part in drawn.parts(name, "uid"):

@@ -139,15 +139,17 @@ def run(job: Job) -> Done:
     result = job.task(view, *job.arguments)
     assert not view.streams, "a task reads its blocks to the end: only then has the checksum been compared"
     if job.column:
-        result = {name: _placed(view, values) for name, values in result.items()}
+        result = {name: _placed(view, name, values) for name, values in result.items()}
     if view.unit is not None:
         view.unit.save(result)
         result = list(result)
     return Done(result, len(view.at), view.bytes_read, tuple(retries))
 
 
-def _placed(view: View, values: Array) -> Array:
+def _placed(view: View, name: str, values: Array) -> Array:
     """Values of the rows in play at their places among all rows of the shard."""
+    if np.shape(values)[:1] != view.at.shape:  # one alone would be everyone's
+        raise ValueError(f"'{name}' must have a value for each of the {len(view.at):,} rows in play, got shape {np.shape(values)}")
     whole = columns.nothing(view.shard.rows, values)
     whole[view.at] = values
     return whole

@@ -168,7 +168,7 @@ class Work:
 
     def once(self, function: Callable[..., dict[str, Array]], *arguments: Any) -> dict[str, Saved]:
         """function(work, *arguments): small arrays that took long. Passes inside it leave nothing behind but these."""
-        key = self._key(function, "once", arguments)
+        key = self._key(function, "once", (self.settings.seed, *arguments))  # the seed: it may draw, as it is given `work`
         folder = self._stages / f"{function.__name__}-{key[:16]}"
         unit = Unit(folder, "once")
         with self.inside(folder / "inside", f"{function.__name__}: "):
@@ -232,6 +232,12 @@ class Work:
         worst = self.pool.shards[int(counts.argmax())]
         what = f"{counts.sum():,} of {self.samples:,} samples are invalid (no finite value), {counts.max():,} of them in this shard"
         raise BadInput(worst.parquet, what, "download it again, or give --allow_invalid")
+
+    def refuse_size(self, asked: int, left: int) -> None:
+        """Raise BadInput unless so many samples can be kept of those that are left."""
+        if not 0 < asked <= left:
+            what = f"{asked:,} samples asked for, {left:,} left ({self.left()})"
+            raise BadInput("final size", what, "give a --fraction or --size that fits, or keep more in the stages before")
 
     def left(self) -> str:
         """What each stage left so far, in words."""

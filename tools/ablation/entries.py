@@ -166,16 +166,16 @@ class Entry:
 
     def _recipe(self, chosen: list[dict[str, Any]], preset: str, every: dict[str, str]) -> Recipe:
         recipes = (self._made(step.baseline.command, given, preset, every) for step, given in zip(self.steps, chosen, strict=True))
-        return reduce(lambda before, after: before >> after, recipes)
+        try:
+            return reduce(lambda before, after: before >> after, recipes)
+        except BadInput as error:
+            raise _named(error, self.where) from None
 
     def _made(self, command: Command, given: dict[str, Any], preset: str, every: dict[str, str]) -> Recipe:
         flags = {name: flag for name, flag in command.flags().items() if name not in NO_FLAGS}
         read = {name: flags[name].read(value, self.where) for name, value in given.items()}
         common = {name: every[flag.attribute] for name, flag in flags.items() if flag.attribute in every and flag.kind is str}
-        try:
-            return command.recipe(command.settled({"pool": preset} | common | read, self.where))
-        except BadInput as error:
-            raise _named(error, self.where) from None
+        return command.recipe(command.settled({"pool": preset} | common | read, self.where))
 
 
 def _named(error: BadInput, where: str) -> BadInput:
