@@ -41,6 +41,7 @@ from filters.options import (
 )
 from filters.outcome import Look, Verdict
 from filters.pool.errors import BadInput, from_os, printable
+from filters.pool.place import Place, is_url, kept, place
 from filters.scores import computed
 from filters.start import RESUMED, SIGNALS
 from filters.work.engine import WorkerDied
@@ -144,7 +145,8 @@ class Command:
         layers = self.layers(arguments)
         call: CallOptions = layers.part(CallOptions)
         if call.show_config:
-            print(json.dumps({"config": layers.values, "from": layers.sources}, indent=2))
+            values = {name: kept(value) for name, value in layers.values.items()}
+            print(json.dumps({"config": values, "from": layers.sources}, indent=2))
             return
         places: Places = layers.part(Places)
         if not places.pool:
@@ -211,18 +213,18 @@ class Command:
 
 
 def _from_anywhere(flag: Flag, value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
+    if not isinstance(value, str) or is_url(value):
+        return kept(value)
     score = computed(value) if flag.attribute == "score" else None
     if score is not None:
         return str(score.from_anywhere())
     return str(Path(value).resolve()) if flag.options["path"] or PATH.search(value) else value
 
 
-def metadata_of(places: Places, progress: Progress) -> Path:
+def metadata_of(places: Places, progress: Progress) -> Place:
     """Where the pool lies; makes the demo's."""
     if places.metadata_dir:
-        return Path(places.metadata_dir)
+        return place(places.metadata_dir)
     if places.pool == "demo":
         return demo_pool(progress)
     root = os.environ.get("DATACOMP_DIR")
@@ -230,7 +232,7 @@ def metadata_of(places: Places, progress: Progress) -> Path:
         what = f"DATACOMP_DIR is not set, so the place of pool {places.pool} is not known"
         do = f"download mlfoundations/datacomp_{places.pool} (DataComp's download_upstream.py --download_npz), then give --metadata_dir"
         raise BadInput("--pool", what, do)
-    return Path(root) / str(places.pool) / "metadata"
+    return place(root) / str(places.pool) / "metadata"
 
 
 def demo_pool(progress: Progress) -> Path:

@@ -24,6 +24,7 @@ from filters.options import RunOptions, check_fields
 from filters.outcome import Look, Outcome, Verdict
 from filters.pool.columns import Column, Rows
 from filters.pool.errors import BadInput
+from filters.pool.place import Place, local
 from filters.pool.pool import Pool
 from filters.run import Steps, foreseen, run, work_folder
 from filters.work.cutting import Cut
@@ -87,7 +88,7 @@ class Recipe(ABC):
 
     def run(
         self,
-        pool: Pool | str | Path,
+        pool: Pool | str | Place,
         save_path: str | Path,
         work_dir: str | Path | None = None,
         options: RunOptions | None = None,
@@ -100,7 +101,7 @@ class Recipe(ABC):
     ) -> Outcome:
         """Filter the pool and write the uid subset file.
 
-        pool       a pool, or the folder of its metadata
+        pool       a pool, or the folder of its metadata, or its URL
         save_path  the .npy to write; replaced when this work folder made it, else only with `overwrite`
         work_dir   what the run leaves; default save_path with .work for .npy
         config     settings to note in the manifest
@@ -114,7 +115,7 @@ class Recipe(ABC):
 
     def plan(
         self,
-        pool: Pool | str | Path,
+        pool: Pool | str | Place,
         save_path: str | Path,
         work_dir: str | Path | None = None,
         options: RunOptions | None = None,
@@ -154,8 +155,9 @@ class Recipe(ABC):
 
 
 def _places(save_path: str | Path, work_dir: str | Path | None) -> tuple[Path, Path]:
-    path = Path(save_path)
-    return path, Path(work_dir) if work_dir is not None else work_folder(path)
+    """save_path, work_dir; raises BadInput for a URL."""
+    path = local(save_path, "the subset file")
+    return path, local(work_dir, "what a run leaves") if work_dir is not None else work_folder(path)
 
 
 class Filter(Recipe):

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from filters.pool.errors import BadInput, from_os, shortened
+from filters.pool.place import is_url
+from filters.pool.redact import shown
 
 
 def option(
@@ -29,6 +31,7 @@ def option(
     choices: tuple[str, ...] | None = None,
     unset: str | None = None,
     path: bool = False,
+    url: bool = False,
 ) -> Any:
     """A dataclass field that is an option.
 
@@ -37,8 +40,10 @@ def option(
     choices   the words it may be
     unset     the word on the command line that stands for None
     path      whether it names a file or folder: a manifest holds it as it is found from anywhere
+    url       whether it may be a URL of a store
     """
-    return field(default=default, metadata={"text": text, "interval": interval, "choices": choices, "unset": unset, "path": path})
+    told = {"text": text, "interval": interval, "choices": choices, "unset": unset, "path": path, "url": url}
+    return field(default=default, metadata=told)
 
 
 def check(name: str, value: Any, options: Any) -> None:
@@ -76,7 +81,7 @@ class Places:
         None,
         choices=("demo", "small", "medium", "large", "xlarge"),
     )
-    metadata_dir: str | None = option("folder of the pool's {key}.parquet and {key}.npz", None)
+    metadata_dir: str | None = option("folder of the pool's {key}.parquet and {key}.npz, or its URL", None, url=True)
     save_path: str | None = option("uid subset file to write [default: COMMAND_POOL.npy]", None)
     work_dir: str | None = option("folder for what the run leaves [default: save_path with .work for .npy]", None)
 
@@ -85,8 +90,12 @@ class Places:
 class RunOptions:
     """How a run goes, whatever its recipe."""
 
-    within: str | None = option("only these samples: a uid .npy, or a folder of downloaded webdataset shards", None, path=True)
-    features_dir: str | None = option("folder of {key}.npz with embeddings kept elsewhere: same keys, same rows", None, path=True)
+    within: str | None = option(
+        "only these samples: a uid .npy or its URL, or a folder of downloaded webdataset shards", None, path=True, url=True
+    )
+    features_dir: str | None = option(
+        "folder, or its URL, of {key}.npz with embeddings kept elsewhere: same keys, same rows", None, path=True, url=True
+    )
     seed: int = option("of every draw [code]", 1234, interval="[0, inf)")
     device: str = option(
         "where products are computed; auto: on a GPU where there is one and tasks are threads", "auto", choices=("auto", "cpu", "cuda")
@@ -122,7 +131,7 @@ class Flag:
     nullable: bool
     several: bool  # it takes any number of values
     default: Any
-    options: Any  # text, interval, choices, unset, path
+    options: Any  # text, interval, choices, unset, path, url
 
     @property
     def help(self) -> str:
@@ -145,6 +154,8 @@ class Flag:
 
     def _checked(self, given: Any) -> Any:
         value = self._typed(given)
+        if is_url(value) and not self.options["url"]:
+            raise ValueError(f"{self.name} takes no URL, got {shown(value)}")
         check(self.name, value, self.options)
         return value
 

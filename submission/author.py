@@ -29,7 +29,7 @@ class Author:
     email: str | None = option("where DataComp can reach you; it is not published", None)
     hf_username: str | None = option("whose repository on the Hub takes results and uids", None)
     hf_repo_name: str | None = option("its name there, without the user's", None)
-    writeup: str | None = option("link of a paper or post, on the leaderboard", None)
+    writeup: str | None = option("link of a paper or post, on the leaderboard", None, url=True)
     eval_images: str | None = option("images of evaluation tasks that the filter used, never of a test set; none: none", None)
 
     def faults(self) -> Iterator[BadInput]:

@@ -300,7 +300,7 @@ def parser() -> OneLineParser:
     one.add_argument("b", type=Path)
     one = command(commands, "info", info)
     one.add_argument("list", type=Path)
-    one.add_argument("--metadata_dir", type=Path, help="the pool of which it is said how many are in it")
+    one.add_argument("--metadata_dir", help="the pool, or its URL, of which it is said how many are in it")
     return made
 
 

@@ -40,6 +40,7 @@ from filters.pool.files import (
     write_sealed,
     writing,
 )
+from filters.pool.place import Remote
 
 Stamps = dict[Path, tuple[int, int, int]]  # of files: size, time of change, inode
 
@@ -56,6 +57,8 @@ def _told(part: Any) -> str:
         return f"{part.dtype} {part.shape} {hashlib.sha256(np.ascontiguousarray(part).tobytes()).hexdigest()}"
     if isinstance(part, tuple | list):
         return f"({' '.join(map(_told, part))})"
+    if isinstance(part, Path | Remote):
+        return str(part)
     if is_dataclass(part):
         return f"{type(part).__qualname__}({' '.join(_told(getattr(part, f.name)) for f in fields(part))})"
     assert part is None or isinstance(part, str | int | float | bool | bytes), f"{type(part)} cannot be part of a key"
