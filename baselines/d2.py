@@ -17,7 +17,7 @@ import numpy as np
 
 from baselines.baseline import Baseline
 from filters.command import Command
-from filters.filter import Cut, Filter, Measured, Plan
+from filters.filter import Cut, Filter, Measured, Plan, sized
 from filters.held import Held, expect_hold, held_bytes, held_value, hold, values_in_play, values_of
 from filters.maths.arrays import F32, I32, I64, Array
 from filters.maths.graph import block_rows, chosen, neighbours, received
@@ -60,18 +60,18 @@ class D2(Filter):
     def measure(self, work: Work, rows: Rows) -> Measured:
         score = score_column(work, rows, self.score)
         rows = work.present(rows, score)
-        options = (self.neighbors, self.gamma, self.offset, self._size(work.samples))
+        options = (self.neighbors, self.gamma, self.offset, sized(work.samples, self.fraction, self.size))
         found = work.once(choose, rows, self._features(work.pool), score, *options)
         return Measured({"d2_choice": work.column(choice_of, rows, found["choice"], found["starts"])["choice"]})
 
     def decide(self, work: Work, rows: Rows, seen: Measured) -> Cut:
-        return Cut(by=seen.columns["d2_choice"], threshold=self._size(work.samples), largest=False, strict=True)
+        return Cut(by=seen.columns["d2_choice"], threshold=sized(work.samples, self.fraction, self.size), largest=False, strict=True)
 
     def expect_known(self, plan: Plan, rows: int) -> int:
         return expect_scored(plan, rows, self.score)
 
     def expect(self, plan: Plan, rows: int) -> int:
-        features, target = self._features(plan.pool), min(self._size(plan.samples), rows)
+        features, target = self._features(plan.pool), min(sized(plan.samples, self.fraction, self.size), rows)
         expect_score(plan, rows, self.score)
         plan.present(rows)
         with plan.once("choose", 4 * rows + 8 * len(plan.pool.shards)):
@@ -89,9 +89,6 @@ class D2(Filter):
     def _features(self, pool: Pool) -> list[Features]:
         return [pool.features(name) for name in self.features.split(",")]
 
-    def _size(self, samples: int) -> int:
-        return self.size if self.size is not None else int(samples * (self.fraction or 0))
-
 
 def choose(
     work: Work, rows: Rows, features: list[Features], score: Column, k: int, gamma: float, offset: float, target: int
@@ -99,10 +96,7 @@ def choose(
     """choice: (m,) int32, the number of the choice that took a row, m for none, -1 for no valid row; starts: where shards begin."""
     held = hold(work, rows, features)
     count = int(held.valid.sum())
-    if not 0 < target <= count:
-        raise BadInput(
-            "final size", f"{target:,} samples asked for, {count:,} left ({work.left()})", "give a --fraction or --size that fits"
-        )
+    work.refuse_size(target, count)
     if k >= count:
         raise BadInput("--neighbors", f"{k:,} neighbours asked for, {count:,} samples left ({work.left()})", "ask for fewer")
     uids, scores = values_of(work, rows, work.uids), values_of(work, rows, score).astype(np.float64)

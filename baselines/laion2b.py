@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from baselines import language
-from baselines.baseline import ENGINE, Baseline, Published
+from baselines.baseline import ENGINE, Baseline
 from filters.command import Command
 from filters.filter import Cut, Filter, Measured, Plan
 from filters.maths.arrays import Array
@@ -17,6 +17,7 @@ from filters.pool.columns import NUMBERS, TEXTS, Rows
 from filters.scores import COLUMNS
 from filters.work.view import View
 from filters.work.work import Work
+from submission.published import MEDIUM
 
 SCORE = COLUMNS["b32"]
 LEAST = 0.28
@@ -62,6 +63,6 @@ def recipe(layers: Layers) -> Filter:
 BASELINE = Baseline(
     Command("laion2b", "Keep English captions of a B/32 score of at least 0.28.", recipe, (("laion2b", Laion2B),), usual=ENGINE),
     "DataComp baselines.py [code]",
-    Published("13M", 23.04, 19.80, 30.71, 23.26, 29.19),
+    MEDIUM["laion2b"],
     needs="parquet files; extra text",
 )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from baselines.baseline import Baseline, Published
+from baselines.baseline import Baseline
 from filters.command import Command
 from filters.filter import Filter
 from filters.negcliploss import NegCLIPLoss
 from filters.options import Layers, option
 from filters.score import Score
 from filters.topscore import TopScore
+from submission.published import MEDIUM
 
 SOURCE = "arXiv 2405.19547, ypwang61/negCLIPLoss_NormSim [paper, code]"
 NEEDS = "parquet files; img and txt embeddings of the npz files"
@@ -43,7 +44,7 @@ def recipe(layers: Layers) -> Filter:
 BASELINE = Baseline(
     Command("negcliploss", "Keep the best by negCLIPLoss.", recipe, (("negcliploss", BestByNegCLIPLoss),)),
     SOURCE,
-    Published("33M", 28.8, average=34.4),
+    MEDIUM["negcliploss"],
     needs=NEEDS,
     size_flag="size",
 )

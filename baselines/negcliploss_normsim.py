@@ -11,23 +11,23 @@ from typing import ClassVar
 
 import numpy as np
 
-from baselines.baseline import Baseline, Published
+from baselines.baseline import Baseline
 from baselines.negcliploss import NEEDS, SOURCE, BestByNegCLIPLoss
 from baselines.normsim import TARGETS, BestByNormSim
 from filters.command import Command
-from filters.filter import Cut, Filter, Measured, Plan, Recipe
+from filters.filter import Cut, Filter, Measured, Plan, Recipe, sized
 from filters.maths.arrays import Array
 from filters.negcliploss import NegCLIPLoss
 from filters.normsim import NormSim
 from filters.options import Layers, option
 from filters.pool.columns import Column, Rows
-from filters.pool.errors import BadInput
 from filters.scores import expect_score, score_column
 from filters.work.plan import Cost
 from filters.work.rates import Kernel, Site, Trial
 from filters.work.view import View
 from filters.work.work import Work
 from filters.work.workdir import Saved
+from submission.published import MEDIUM
 
 
 def chain(layers: Layers) -> Recipe:
@@ -56,9 +56,8 @@ class RankSum(Filter):
         return Measured(columns={"first_score": scores[0], "second_score": scores[1], "rank_sum": ranks})
 
     def decide(self, work: Work, rows: Rows, seen: Measured) -> Cut:
-        quota = self._quota(work.samples)
-        if quota > rows.count():
-            raise BadInput("rank sum", f"{quota:,} samples asked for, {rows.count():,} left ({work.left()})", "ask for fewer")
+        quota = sized(work.samples, self.fraction, self.size)
+        work.refuse_size(quota, rows.count())
         return Cut(by=seen.columns["rank_sum"], quota=quota)
 
     def expect(self, plan: Plan, rows: int) -> int:
@@ -70,10 +69,7 @@ class RankSum(Filter):
                 plan.each(values_of, rows, plan.values(rows), then=Cost({Kernel(sorting, (), 30e-9): rows}))
         plan.column(sum_of_ranks, rows, Cost({Kernel(ranking, (rows,), 200e-9): 2 * rows}), "f8")
         plan.measured(rows, first_score="f4", second_score="f4", rank_sum="f8")
-        return plan.cut(rows, self._quota(plan.samples), bits=64)
-
-    def _quota(self, samples: int) -> int:
-        return self.size if self.size is not None else int(samples * (self.fraction or 0))
+        return plan.cut(rows, sized(plan.samples, self.fraction, self.size), bits=64)
 
 
 def sorted_values(work: Work, rows: Rows, score: Column) -> dict[str, Array]:
@@ -145,7 +141,7 @@ CHAIN = Baseline(
         (("negcliploss", BestByNegCLIPLoss), ("normsim", BestByNormSim)),
     ),
     SOURCE,
-    Published("22M", 32.7, 26.5, 37.5, 26.5, 35.7),
+    MEDIUM["negcliploss_normsim"],
     needs=BOTH,
     size_flag="normsim_size",
 )

@@ -7,10 +7,9 @@ from typing import ClassVar
 
 from baselines.baseline import Baseline
 from filters.command import Command
-from filters.filter import Cut, Filter, Measured, Plan
+from filters.filter import Cut, Filter, Measured, Plan, sized
 from filters.options import Layers, option
 from filters.pool.columns import Rows
-from filters.pool.errors import BadInput
 from filters.work.work import Work
 
 DRAW = 5  # purpose of the hash
@@ -30,20 +29,15 @@ class RandomDraw(Filter):
         return Measured(columns={})
 
     def decide(self, work: Work, rows: Rows, seen: Measured) -> Cut:
-        quota = self._quota(work.samples)
-        if not 0 < quota <= rows.count():
-            what = f"{quota:,} samples asked for, {rows.count():,} left ({work.left()})"
-            raise BadInput("random draw", what, "give a --fraction or --size that fits")
+        quota = sized(work.samples, self.fraction, self.size)
+        work.refuse_size(quota, rows.count())
         return Cut(by=work.hashed(DRAW), quota=quota, largest=False)
 
     def expect(self, plan: Plan, rows: int) -> int:
-        return plan.cut(rows, self._quota(plan.samples), bits=64)
+        return plan.cut(rows, sized(plan.samples, self.fraction, self.size), bits=64)
 
     def looks_at_embeddings(self) -> bool:
         return False
-
-    def _quota(self, samples: int) -> int:
-        return self.size if self.size is not None else int(samples * (self.fraction or 0))
 
 
 def recipe(layers: Layers) -> Filter:

@@ -14,10 +14,9 @@ import numpy as np
 from baselines.baseline import Baseline
 from filters.command import Command
 from filters.concepts import assign, expect_assign, expect_members_and_spread, expect_train, members_and_spread, train
-from filters.filter import Cut, Filter, Measured, Plan
+from filters.filter import Cut, Filter, Measured, Plan, sized
 from filters.options import Layers, option
 from filters.pool.columns import Rows
-from filters.pool.errors import BadInput
 from filters.work.work import Work
 
 
@@ -43,24 +42,19 @@ class SSP(Filter):
         return Measured({"ssp_concept": near["concept"], "ssp_distance": near["distance"]}, {"ssp_centroids": centroids})
 
     def decide(self, work: Work, rows: Rows, seen: Measured) -> Cut:
-        concept, distance, n = seen.columns["ssp_concept"], seen.columns["ssp_distance"], self._size(work.samples)
-        if not 0 < n <= rows.count():
-            what = f"{n:,} samples asked for, {rows.count():,} left ({work.left()})"
-            raise BadInput("final size", what, "give a --fraction or --size that fits")
+        concept, distance, n = seen.columns["ssp_concept"], seen.columns["ssp_distance"], sized(work.samples, self.fraction, self.size)
+        work.refuse_size(n, rows.count())
         members = members_and_spread(work, rows, concept, distance, self.concepts)[0]
         return Cut(by=distance, quota=n, group=concept, floor=np.minimum(members, int(self.balance * n / self.concepts)))
 
     def expect(self, plan: Plan, rows: int) -> int:
-        features, k, n = plan.pool.features(self.features), min(self.concepts, rows), self._size(plan.samples)
+        features, k, n = plan.pool.features(self.features), min(self.concepts, rows), sized(plan.samples, self.fraction, self.size)
         expect_train(plan, rows, features, k, self.kmeans_iters, self.kmeans_points_per_centroid)
         expect_assign(plan, rows, features, k)
         plan.measured(rows, ssp_concept="i4", ssp_distance="f4")
         expect_members_and_spread(plan, rows, k)
         first = plan.cut(rows, min(n, k * int(self.balance * n / k)), groups=k)
         return first + plan.cut(rows - first, n - first)
-
-    def _size(self, samples: int) -> int:
-        return self.size if self.size is not None else int(samples * (self.fraction or 0))
 
 
 def recipe(layers: Layers) -> Filter:

@@ -17,7 +17,7 @@ import numpy as np
 
 from baselines.baseline import Baseline
 from filters.command import Command
-from filters.filter import Cut, Filter, Measured, Plan, Recipe
+from filters.filter import Cut, Filter, Measured, Plan, Recipe, sized
 from filters.held import expect_hold, held_bytes, held_value, hold, values_in_play, values_of
 from filters.maths.arrays import F32, Array
 from filters.maths.blocks import BLOCK, unit
@@ -61,14 +61,14 @@ class VasD(Rounds, Filter):
     def measure(self, work: Work, rows: Rows) -> Measured:
         features = work.pool.features(self.features)
         first = work.once(pool_variance, work.population, features)
-        found = work.once(leave, rows, features, self.rounds, self._size(work.samples), first["variance"])
+        found = work.once(leave, rows, features, self.rounds, sized(work.samples, self.fraction, self.size), first["variance"])
         return Measured(columns={"vas_round": work.column(round_of, rows, found["left"], found["starts"], self.rounds + 1)["round"]})
 
     def decide(self, work: Work, rows: Rows, seen: Measured) -> Cut:
         return Cut(by=seen.columns["vas_round"], threshold=self.rounds + 1)
 
     def expect(self, plan: Plan, rows: int) -> int:
-        features, target = plan.pool.features(self.features), min(self._size(plan.samples), rows)
+        features, target = plan.pool.features(self.features), min(sized(plan.samples, self.fraction, self.size), rows)
         square = 8 * features.width**2
         with plan.once("pool_variance", square / 2):
             plan.scan(
@@ -88,9 +88,6 @@ class VasD(Rounds, Filter):
         plan.each("beyond", rows, plan.values(rows))
         return target
 
-    def _size(self, samples: int) -> int:
-        return self.size if self.size is not None else int(samples * (self.fraction or 0))
-
 
 def pool_variance(work: Work, population: Rows, features: Features) -> dict[str, Array]:
     """S of every sample of the pool."""
@@ -106,10 +103,7 @@ def leave(work: Work, rows: Rows, features: Features, rounds: int, target: int, 
     """left: (m,) int16, the round in which each row left, 0 for one that stays, -1 for no valid row; starts: where shards begin."""
     held = hold(work, rows, [features])
     count = int(held.valid.sum())
-    if not 0 < target <= count:
-        raise BadInput(
-            "final size", f"{target:,} samples asked for, {count:,} left ({work.left()})", "give a --fraction or --size that fits"
-        )
+    work.refuse_size(target, count)
     left = np.where(held.valid, STAYS, NO_ROW).astype(np.int16)
     uids, engine = values_of(work, rows, work.uids), work.engine
     survivors = Survivors(held.members[0], uids, left, engine.workers, work.settings.device)

@@ -36,10 +36,12 @@ from filters.options import (
     parser,
     preset_values,
     read_config,
+    source_of,
     with_underscores,
 )
 from filters.outcome import Look, Verdict
-from filters.pool.errors import BadInput, from_os
+from filters.pool.errors import BadInput, from_os, printable
+from filters.pool.place import Place, is_url, kept, place
 from filters.scores import computed
 from filters.start import RESUMED, SIGNALS
 from filters.work.engine import WorkerDied
@@ -82,6 +84,10 @@ class Command:
         stages = [(owner.__name__, flags_of(owner, prefix, bare)) for prefix, owner in self.stages]
         heads = [(owner.__name__.lower(), flags_of(owner)) for owner in self.heads]
         return [*heads, ("places", flags_of(Places)), *stages, ("run", flags_of(RunOptions)), ("call", flags_of(CallOptions))]
+
+    def _staged(self) -> list[Flag]:
+        bare = len(self.stages) == 1
+        return [flag for prefix, owner in self.stages for flag in flags_of(owner, prefix, bare)]
 
     def flags(self) -> dict[str, Flag]:
         return {flag.name: flag for _, flags in self.groups() for flag in flags}
@@ -139,7 +145,8 @@ class Command:
         layers = self.layers(arguments)
         call: CallOptions = layers.part(CallOptions)
         if call.show_config:
-            print(json.dumps({"config": layers.values, "from": layers.sources}, indent=2))
+            values = {name: kept(value) for name, value in layers.values.items()}
+            print(json.dumps({"config": values, "from": layers.sources}, indent=2))
             return
         places: Places = layers.part(Places)
         if not places.pool:
@@ -169,6 +176,7 @@ class Command:
             overwrite=call.overwrite,
             progress=progress,
             config=self._config(layers),
+            sources=self._sources(layers),
             look=None if call.quiet else Look(look, summary.expect_concepts),
         )
         return [summary.funnel(outcome), *told, summary.places(outcome)]
@@ -198,20 +206,25 @@ class Command:
         """The settings as the manifest holds them; paths as they are found from any folder."""
         return {name: _from_anywhere(layers.flags[name], value) for name, value in layers.values.items() if name not in NOT_KEPT}
 
+    def _sources(self, layers: Layers) -> dict[str, str]:
+        """The tags of its stages' settings, as far as they have one."""
+        found = {flag.name: source_of(flag, layers.values[flag.name], layers.values["pool"]) for flag in self._staged()}
+        return {name: tag for name, tag in found.items() if tag}
+
 
 def _from_anywhere(flag: Flag, value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
+    if not isinstance(value, str) or is_url(value):
+        return kept(value)
     score = computed(value) if flag.attribute == "score" else None
     if score is not None:
         return str(score.from_anywhere())
     return str(Path(value).resolve()) if flag.options["path"] or PATH.search(value) else value
 
 
-def metadata_of(places: Places, progress: Progress) -> Path:
+def metadata_of(places: Places, progress: Progress) -> Place:
     """Where the pool lies; makes the demo's."""
     if places.metadata_dir:
-        return Path(places.metadata_dir)
+        return place(places.metadata_dir)
     if places.pool == "demo":
         return demo_pool(progress)
     root = os.environ.get("DATACOMP_DIR")
@@ -219,7 +232,7 @@ def metadata_of(places: Places, progress: Progress) -> Path:
         what = f"DATACOMP_DIR is not set, so the place of pool {places.pool} is not known"
         do = f"download mlfoundations/datacomp_{places.pool} (DataComp's download_upstream.py --download_npz), then give --metadata_dir"
         raise BadInput("--pool", what, do)
-    return Path(root) / str(places.pool) / "metadata"
+    return place(root) / str(places.pool) / "metadata"
 
 
 def demo_pool(progress: Progress) -> Path:
@@ -379,6 +392,29 @@ class Console(Quiet):
             shown = line[: shutil.get_terminal_size().columns - 1]
             print("\r" + shown.ljust(self._width) + ("" if shown else "\r"), end="", file=sys.stderr, flush=True)
             self._width = len(shown)
+
+
+class Meter:
+    """How far a command is, by the bytes that it has read."""
+
+    def __init__(self, console: Quiet, name: str, size: int) -> None:
+        self._console, self._name, self._size = console, name, size
+        self._done, self._began = 0, time.monotonic()
+
+    def __call__(self, size: int) -> None:
+        self._done += size
+        self._console.tell(self._line)
+
+    def _line(self) -> str:
+        rate = self._done / max(1e-9, time.monotonic() - self._began)
+        left = lasting(max(0, self._size - self._done) / max(1.0, rate))
+        return f"{self._name}  {min(1.0, self._done / max(1, self._size)):.0%}  {left} left  {sized(rate)}/s"
+
+
+def show(rows: list[tuple[str, str]]) -> None:
+    """Print facts by name, a line each."""
+    width = max(len(name) for name, _ in rows)
+    print("\n".join(printable(f"{name:<{width}}  {text}") for name, text in rows), flush=True)
 
 
 def line_of(status: Status) -> str:

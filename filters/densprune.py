@@ -24,13 +24,12 @@ import numpy as np
 
 from filters.command import Command
 from filters.concepts import assign, expect_assign, expect_members_and_spread, expect_train, members_and_spread, train
-from filters.filter import Cut, Filter, Measured, Plan, Recipe
+from filters.filter import Cut, Filter, Measured, Plan, Recipe, sized
 from filters.maths.arrays import F64, I64
 from filters.maths.complexity import d_inter, d_intra, filled, share
 from filters.maths.quota import quota
 from filters.options import Layers, option
 from filters.pool.columns import Rows
-from filters.pool.errors import BadInput
 from filters.semdedup import SemDeDup
 from filters.topscore import TopScore
 from filters.work.work import Work
@@ -78,7 +77,8 @@ class DensityPrune(Filter):
         inter = d_inter(seen.arrays["centroids"].load(), self.neighbors)  # 2.4
         values = self._complexity(inter, intra, members)  # 2.5
         shares = members / members.sum() if self.complexity == "cluster_size" else share(values, self.temperature)
-        n = self._final_size(work, rows)
+        n = sized(work.samples, self.fraction, self.size)
+        work.refuse_size(n, rows.count())
         quotas = quota(shares * n, members, n, self.balance)  # 2.6
         return Cut(  # 2.7
             by=work.hashed(RANDOM) if self.prefer == "random" else distance,
@@ -103,7 +103,7 @@ class DensityPrune(Filter):
         expect_assign(plan, rows, features, k)
         plan.measured(rows, concept="i4", distance="f4")
         expect_members_and_spread(plan, rows, k)
-        kept = plan.cut(rows, self.size or int(plan.samples * (self.fraction or 0)), groups=k)
+        kept = plan.cut(rows, sized(plan.samples, self.fraction, self.size), groups=k)
         plan.counts(kept)
         return kept
 
@@ -112,14 +112,6 @@ class DensityPrune(Filter):
         if self.complexity == "inter_intra":
             return inter * intra
         return np.ones(len(members)) if self.complexity == "uniform" else members.astype(np.float64)
-
-    def _final_size(self, work: Work, rows: Rows) -> int:
-        """N; raises BadInput when it is nothing, or more than the earlier stages left."""
-        n = self.size if self.size is not None else int(work.samples * (self.fraction or 0))
-        if not 0 < n <= rows.count():
-            asked = f"{n:,} samples asked for, {rows.count():,} left ({work.left()})"
-            raise BadInput("final size", asked, "give a --fraction or --size that fits, or keep more in the stages before")
-        return n
 
 
 @dataclass(frozen=True)

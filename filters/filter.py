@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from filters import outcome
+from filters.maths import uids
 from filters.maths.arrays import Array
 from filters.options import RunOptions, check_fields
 from filters.outcome import Look, Outcome, Verdict
 from filters.pool.columns import Column, Rows
 from filters.pool.errors import BadInput
+from filters.pool.place import Place, local
 from filters.pool.pool import Pool
 from filters.run import Steps, foreseen, run, work_folder
 from filters.work.cutting import Cut
@@ -30,7 +32,12 @@ from filters.work.plan import Plan
 from filters.work.work import Progress, Silent, Work
 from filters.work.workdir import Saved
 
-__all__ = ["Cut", "Filter", "Measured", "Plan", "Recipe"]
+__all__ = ["Cut", "Filter", "Measured", "Plan", "Recipe", "sized"]
+
+
+def sized(samples: int, fraction: float | None, size: int | None) -> int:
+    """How many are asked for: `size`, or a share of so many samples. METHOD 4: int(n * f) in double precision."""
+    return size if size is not None else int(samples * (fraction or 0))
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,7 @@ class Recipe(ABC):
 
     def run(
         self,
-        pool: Pool | str | Path,
+        pool: Pool | str | Place,
         save_path: str | Path,
         work_dir: str | Path | None = None,
         options: RunOptions | None = None,
@@ -89,24 +96,26 @@ class Recipe(ABC):
         overwrite: bool = False,
         progress: Progress | None = None,
         config: dict[str, Any] | None = None,
+        sources: dict[str, str] | None = None,
         look: Look | None = None,
     ) -> Outcome:
         """Filter the pool and write the uid subset file.
 
-        pool       a pool, or the folder of its metadata
+        pool       a pool, or the folder of its metadata, or its URL
         save_path  the .npy to write; replaced when this work folder made it, else only with `overwrite`
         work_dir   what the run leaves; default save_path with .work for .npy
         config     settings to note in the manifest
+        sources    and the tags of these
         look       further passes, made when all is written
         raises     BadInput when the pool, a place or an option is at fault
         """
         places = _places(save_path, work_dir)
-        told = {"recipe": repr(self), "preset": (config or {}).get("pool"), "config": config or {}}
+        told = {"recipe": repr(self), "preset": (config or {}).get("pool"), "config": config or {}, "sources": sources or {}}
         return run(self.steps(), pool, places, options or RunOptions(), progress or Silent(), told, overwrite, look)
 
     def plan(
         self,
-        pool: Pool | str | Path,
+        pool: Pool | str | Place,
         save_path: str | Path,
         work_dir: str | Path | None = None,
         options: RunOptions | None = None,
@@ -146,8 +155,9 @@ class Recipe(ABC):
 
 
 def _places(save_path: str | Path, work_dir: str | Path | None) -> tuple[Path, Path]:
-    path = Path(save_path)
-    return path, Path(work_dir) if work_dir is not None else work_folder(path)
+    """save_path, work_dir; raises BadInput for a URL."""
+    path = local(save_path, "the subset file")
+    return path, local(work_dir, "what a run leaves") if work_dir is not None else work_folder(path)
 
 
 class Filter(Recipe):
@@ -200,6 +210,7 @@ class Filter(Recipe):
         suffix = names.suffix(self.name)
         with work.stage(self.name + suffix, rows) as stage:
             seen = self.measure(work, rows)
+            _check_measured(self.name, work, seen)
             valid = work.present(rows, *seen.columns.values())
             work.refuse_invalid(rows - valid)
             cut = self.decide(work, valid, seen)
@@ -212,6 +223,16 @@ class Filter(Recipe):
         columns = {column + suffix: values for column, values in seen.columns.items()}
         arrays = {array + suffix: saved for array, saved in seen.arrays.items()}
         return Verdict(kept, [("invalid", rows - valid), (self.name + suffix, valid - kept)], columns, arrays, tables, cut.repeat)
+
+
+def _check_measured(name: str, work: Work, seen: object) -> None:
+    """A filter of the user's own may measure anything."""
+    if not isinstance(seen, Measured):
+        raise ValueError(f"{name}.measure gives {type(seen).__name__}, no Measured")
+    for column, values in seen.columns.items():
+        found = values.read(work.pool.shards[0].key)
+        if found.dtype != uids.MAYBE and (found.ndim != 1 or found.dtype.kind not in "fiu"):
+            raise ValueError(f"{name} measures '{column}' as {found.dtype} of shape {found.shape}: no number a sample")
 
 
 def _kept(work: Work, kept: Rows, cut: Cut) -> dict[str, Array]:

@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import json
 import math
+import re
 import types
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from filters.pool.errors import BadInput, from_os, shortened
+from filters.pool.place import is_url
+from filters.pool.redact import shown
 
 
 def option(
@@ -28,6 +31,7 @@ def option(
     choices: tuple[str, ...] | None = None,
     unset: str | None = None,
     path: bool = False,
+    url: bool = False,
 ) -> Any:
     """A dataclass field that is an option.
 
@@ -36,8 +40,10 @@ def option(
     choices   the words it may be
     unset     the word on the command line that stands for None
     path      whether it names a file or folder: a manifest holds it as it is found from anywhere
+    url       whether it may be a URL of a store
     """
-    return field(default=default, metadata={"text": text, "interval": interval, "choices": choices, "unset": unset, "path": path})
+    told = {"text": text, "interval": interval, "choices": choices, "unset": unset, "path": path, "url": url}
+    return field(default=default, metadata=told)
 
 
 def check(name: str, value: Any, options: Any) -> None:
@@ -75,7 +81,7 @@ class Places:
         None,
         choices=("demo", "small", "medium", "large", "xlarge"),
     )
-    metadata_dir: str | None = option("folder of the pool's {key}.parquet and {key}.npz", None)
+    metadata_dir: str | None = option("folder of the pool's {key}.parquet and {key}.npz, or its URL", None, url=True)
     save_path: str | None = option("uid subset file to write [default: COMMAND_POOL.npy]", None)
     work_dir: str | None = option("folder for what the run leaves [default: save_path with .work for .npy]", None)
 
@@ -84,8 +90,12 @@ class Places:
 class RunOptions:
     """How a run goes, whatever its recipe."""
 
-    within: str | None = option("only these samples: a uid .npy, or a folder of downloaded webdataset shards", None, path=True)
-    features_dir: str | None = option("folder of {key}.npz with embeddings kept elsewhere: same keys, same rows", None, path=True)
+    within: str | None = option(
+        "only these samples: a uid .npy or its URL, or a folder of downloaded webdataset shards", None, path=True, url=True
+    )
+    features_dir: str | None = option(
+        "folder, or its URL, of {key}.npz with embeddings kept elsewhere: same keys, same rows", None, path=True, url=True
+    )
     seed: int = option("of every draw [code]", 1234, interval="[0, inf)")
     device: str = option(
         "where products are computed; auto: on a GPU where there is one and tasks are threads", "auto", choices=("auto", "cpu", "cuda")
@@ -121,7 +131,7 @@ class Flag:
     nullable: bool
     several: bool  # it takes any number of values
     default: Any
-    options: Any  # text, interval, choices, unset, path
+    options: Any  # text, interval, choices, unset, path, url
 
     @property
     def help(self) -> str:
@@ -144,6 +154,8 @@ class Flag:
 
     def _checked(self, given: Any) -> Any:
         value = self._typed(given)
+        if is_url(value) and not self.options["url"]:
+            raise ValueError(f"{self.name} takes no URL, got {shown(value)}")
         check(self.name, value, self.options)
         return value
 
@@ -186,6 +198,7 @@ def flags_of(owner: type, prefix: str = "", bare: bool = False) -> list[Flag]:
 
 NOT_KEPT = {flag.name for flag in [*flags_of(Places), *flags_of(CallOptions)]} - {"pool"}  # of one call's settings, by a manifest
 
+TAG = re.compile(r"\[([^\[\]]+)\]")
 Preset = dict[str, tuple[Any, str]]  # canonical flag -> value, tag of its source
 
 _OURS: Preset = {
@@ -216,6 +229,15 @@ def preset_values(canonical: str) -> list[tuple[list[str], Any, str]]:
         if canonical in preset:
             told.setdefault(preset[canonical], []).append(pool)
     return [(pools, value, tag) for (value, tag), pools in told.items()]
+
+
+def source_of(flag: Flag, value: Any, pool: str | None) -> str:
+    """The tag of a value: the preset's, or that of the default in the help text; none of another value, which is the user's."""
+    preset = PRESETS.get(pool or "", {}).get(flag.canonical)
+    if preset and value == preset[0]:
+        return preset[1]
+    tags = TAG.findall(flag.options["text"]) if value == flag.default else []
+    return "; ".join(tag for tag in tags if not tag.startswith("default"))
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from filters.pool import subset
 from filters.pool.columns import Column, Hashed, Rows, missing
 from filters.pool.errors import BadInput
 from filters.pool.files import replacing, told_of, write_npy
+from filters.pool.place import Place, place
 from filters.pool.pool import Pool
 from filters.work.plan import Cost, Kind, Plan
 from filters.work.rates import Kernel, Site, Trial, ordering, unnamed, writing
@@ -91,7 +92,7 @@ def expect_population(plan: Plan, within: str | None) -> int:
     rows = plan.pool.rows
     plan.column(parse_uids, rows, plan.parsed("uid"), "(2,)u8")
     if within is not None:
-        held = subset.held_at_most(Path(within), rows)
+        held = subset.held_at_most(place(within), rows)
         with plan.once("held_uids", 16 * held):
             plan.note("what --within leaves is not known before: all that it can hold is counted on")
         plan.each(is_in, rows, plan.found(rows, held))
@@ -101,14 +102,15 @@ def expect_population(plan: Plan, within: str | None) -> int:
     return rows
 
 
-def _inside(work: Work, rows: Rows, place: str) -> Rows:
-    held = work.once(held_uids, place, subset.stamps(place))["uids"]
+def _inside(work: Work, rows: Rows, within: str) -> Rows:
+    where = place(within)
+    held = work.once(held_uids, where, subset.stamps(where))["uids"]
     return work.select(is_in, rows, held)
 
 
-def held_uids(work: Work, place: str, stamps: object) -> dict[str, Array]:
+def held_uids(work: Work, where: Place, stamps: object) -> dict[str, Array]:
     """The uids of --within, ascending."""
-    return {"uids": subset.held(Path(place), work.engine.map)}
+    return {"uids": subset.held(where, work.engine.map)}
 
 
 def is_in(view: View, table: Saved) -> Bool:
@@ -141,8 +143,7 @@ def refuse_nothing(work: Work, kept: Rows) -> None:
 def leave(work: Work, verdict: Verdict, save_path: Path, told: dict[str, Any], before: dict[str, Any]) -> Outcome:
     """Write everything beside its place, then put all of it there."""
     work.progress.stage("results")
-    for shard in work.pool.shards:
-        shard.check_all_unchanged()
+    work.pool.check_unchanged()
     _say_what_was_harmed(work, before)
     new = work.dir.leaving()
     files = {f"samples/{key}.parquet": told for key, told in _write_samples(work, verdict, new / "samples")}

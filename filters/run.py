@@ -18,6 +18,7 @@ from filters.options import RunOptions, check_fields
 from filters.outcome import Look, Outcome, Verdict
 from filters.pool.errors import REFUSED, BadInput, from_os
 from filters.pool.files import sha256
+from filters.pool.place import Place, Remote, kept
 from filters.pool.pool import Pool
 from filters.work import room
 from filters.work.engine import Engine, one_thread_each
@@ -40,7 +41,7 @@ class Steps(NamedTuple):
 
 def run(
     steps: Steps,
-    pool: Pool | str | Path,
+    pool: Pool | str | Place,
     places: tuple[Path, Path],
     options: RunOptions,
     progress: Progress,
@@ -64,7 +65,8 @@ def run(
         _check_replaceable(save_path, held.before, overwrite)
         with held.work(plan, progress) as work:
             verdict = steps.decide(work, options.within)
-            result = outcome.leave(work, verdict, save_path, told | {"options": asdict(options)}, held.before)
+            kept_options = {name: kept(value) for name, value in asdict(options).items()}
+            result = outcome.leave(work, verdict, save_path, told | {"options": kept_options}, held.before)
             if look is not None:
                 look.carry_out(work, verdict)
             held.dir.sweep()
@@ -106,7 +108,7 @@ def session(pool: Pool, folder: Path, options: RunOptions, say: Callable[[str], 
         yield Session(held, engine, before)
 
 
-def foreseen(steps: Steps, pool: Pool | str | Path, places: tuple[Path, Path], options: RunOptions, look: Look | None) -> Plan:
+def foreseen(steps: Steps, pool: Pool | str | Place, places: tuple[Path, Path], options: RunOptions, look: Look | None) -> Plan:
     """`Recipe.plan`, with every default settled."""
     check_fields(options)
     start = loaded()
@@ -121,9 +123,10 @@ def foreseen(steps: Steps, pool: Pool | str | Path, places: tuple[Path, Path], o
     return plan
 
 
-def _planned(steps: Steps, pool: Pool | str | Path, places: tuple[Path, Path], options: RunOptions, look: Look | None) -> Plan:
+def _planned(steps: Steps, pool: Pool | str | Place, places: tuple[Path, Path], options: RunOptions, look: Look | None) -> Plan:
     """What the run will take."""
     pool = _opened(pool, options.features_dir, steps.embeddings)
+    check_reachable(pool, options.engine)
     check_apart(places[1], pool)
     plan, kept = planned(steps.foresee, pool, options)
     with plan.stage("results", kept):
@@ -162,12 +165,18 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _opened(pool: Pool | str | Path, features_dir: str | None, embeddings: bool) -> Pool:
+def _opened(pool: Pool | str | Place, features_dir: str | None, embeddings: bool) -> Pool:
     if not isinstance(pool, Pool):
         return Pool.open(pool, features_dir, embeddings=embeddings)
     if features_dir is not None:
         raise ValueError("features_dir is given to Pool.open when a pool is opened first")
     return pool
+
+
+def check_reachable(pool: Pool, engine: str) -> None:
+    """Raise BadInput for a pool that worker processes would not find."""
+    if isinstance(pool.location, Remote) and pool.location.scheme == "memory" and engine == "processes":
+        raise BadInput(pool.location, "lies in the memory of this process, and others do not see it", "give --engine threads")
 
 
 def work_folder(path: Path) -> Path:
@@ -203,6 +212,8 @@ def _check_places(path: Path, folder: Path) -> None:
 def check_apart(folder: Path, pool: Pool) -> None:
     """Raise BadInput when what the run leaves would lie among the pool's own files."""
     place = pool.location.resolve()
+    if isinstance(place, Remote):
+        return
     if folder.resolve() == place or (folder.resolve() == place.parent and place.name in ("samples", "stages")):
         raise BadInput(folder, f"is the place of the pool {pool.location}", "name another --work_dir")
 

@@ -51,3 +51,11 @@ def topscore() -> NoReturn:
 
 def baselines() -> NoReturn:
     begin("baselines.run", RESUMED)
+
+
+def validate() -> NoReturn:
+    begin("submission.validate")
+
+
+def package() -> NoReturn:
+    begin("submission.package")

@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from filters.command import Command
-from filters.filter import Cut, Filter, Measured, Plan
+from filters.filter import Cut, Filter, Measured, Plan, sized
 from filters.options import Layers, option
 from filters.pool.columns import Rows
-from filters.pool.errors import BadInput
 from filters.scores import computed, expect_score, expect_scored, score_column, scored
 from filters.work.work import Work
 
@@ -57,7 +56,7 @@ class TopScore(Filter):
             return Cut(by=by, threshold=self.threshold)
         quota = self._quota(rows.count(), work.samples)
         if quota > rows.count() and (self.size is not None or (self.of == "pool" and self.ties == "uid")):
-            raise BadInput("size", f"{quota:,} samples asked for, {rows.count():,} left ({work.left()})", "ask for fewer")
+            work.refuse_size(quota, rows.count())
         return Cut(by=by, quota=quota, all_ties=self.ties == "all")
 
     def expect_known(self, plan: Plan, rows: int) -> int:
@@ -73,10 +72,9 @@ class TopScore(Filter):
 
     def _quota(self, rows: int, samples: int) -> int:
         """rows reach the stage, of so many samples of the pool."""
-        if self.size is not None:
-            return self.size
+        wanted = sized(samples if self.of == "pool" else rows, self.fraction, self.size)
         # DataComp's threshold is the score at position int(n * f), counted from 0: it stays too.
-        return int((samples if self.of == "pool" else rows) * (self.fraction or 0)) + (self.ties == "all")
+        return wanted + (self.ties == "all" and self.size is None)
 
 
 def recipe(layers: Layers) -> Filter:

@@ -384,6 +384,7 @@ def test_a_filter_of_ones_own_runs_on_either_engine(engine: str, made: Made, tmp
         ('[[filter]]\nlabel = 3\nname = "random"', "filter 1: label is 3, no str"),
         ('[[filter]]\nname = "x"\nsteps = [{ name = "no_filter" }]', "filter 1 (x): has steps, and a name"),
         ("[[filter]]\nsteps = [3]", "filter 1 (steps): is 3, no table"),
+        ('[[filter]]\nsteps = [{ name = "soft_cap", draws = 5 }, { name = "no_filter" }]', "filter 1 (steps): (SoftCap("),
         ('[[filter]]\nname = "no_filter"\n[[filter]]\nname = "no_filter"', "2 rows are called 'no_filter'"),
     ],
 )
@@ -411,6 +412,22 @@ def test_a_row_without_a_result_says_why_and_the_others_are_there(made: Made, tm
     assert "140 samples asked for, 48 left" in rows["densprune, concepts 5, size 140"]["error"]
     assert "140 samples asked for" in (tmp_path / "out" / "ablation.html").read_text()
     assert "1 of 3 rows have no result" in capsys.readouterr().err
+
+
+def test_a_filter_of_ones_own_that_raises_costs_its_row_alone(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad.py").write_text(
+        "from dataclasses import dataclass\nfrom typing import ClassVar\nfrom filters.filter import Filter\n\n\n"
+        "@dataclass(frozen=True)\nclass Bad(Filter):\n    name: ClassVar[str] = 'bad'\n\n"
+        "    def measure(self, work, rows):\n        raise KeyError('no such thing')\n\n"
+        "    def decide(self, work, rows, seen):\n        return None\n"
+    )
+    file = tmp_path / "some.toml"
+    file.write_text(f'[[filter]]\nname = "{tmp_path}/bad.py:Bad"\nlabel = "bad"\n[[filter]]\nname = "random"\nsize = 10\n')
+    assert run("--metadata_dir", made.pool, "--out", tmp_path / "out", "--filters", file) == 2
+    rows = table_of(tmp_path / "out")
+    assert "no such thing" in rows["bad"]["error"]
+    assert rows["random, size 10"]["size"] == "10"
+    assert "bad.py" in capsys.readouterr().err  # where it broke off
 
 
 def test_what_a_pool_does_not_hold_is_an_empty_column_and_said(tmp_path: Path) -> None:

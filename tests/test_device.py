@@ -256,7 +256,7 @@ def test_each_stage_keeps_what_its_columns_say(finished: tuple[Work, Verdict]) -
 def test_each_stage_measures_what_the_cpu_does_from_the_same_centroids(finished: tuple[Work, Verdict]) -> None:
     work, verdict = finished
     told = whole(work, verdict)
-    vectors = np.concatenate([np.load(shard.member("l14_img").path)["l14_img"] for shard in work.pool.shards])
+    vectors = np.concatenate([np.load(str(shard.member("l14_img").path))["l14_img"] for shard in work.pool.shards])
     for centroids, label, distance in (("dedup_centroids", "dedup_cluster", "dedup_distance"), ("centroids", "concept", "distance")):
         seen = np.flatnonzero(told[label] >= 0)
         table = np.array(verdict.arrays[centroids].load())

@@ -11,7 +11,9 @@ import pytest
 ROOT = Path(__file__).parents[1] / "filters"
 FILES = sorted(ROOT.rglob("*.py"))
 BASELINES = sorted((ROOT.parent / "baselines").glob("*.py"))
+SUBMISSION = sorted((ROOT.parent / "submission").glob("*.py"))
 ROOMS_BELOW = {"maths": set(), "pool": {"maths"}, "work": {"maths", "pool"}}
+HEAVY = {"torch", "pyarrow", "pandas", "faiss", "fasttext", "nltk", "cld3", "huggingface_hub"}
 FLOORS = [
     ["start"],
     ["options", "outcome"],
@@ -64,12 +66,19 @@ def test_a_filter_never_sees_files_threads_or_progress(page: str) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT.parent / "filters").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
 def test_filters_know_no_baseline(path: Path) -> None:
     nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+    assert not [node for node in nodes if str(node.module).startswith(("baselines", "tools", "submission"))]
+
+
+@pytest.mark.parametrize("path", SUBMISSION, ids=lambda path: path.name)
+def test_submission_knows_the_pool_and_mathematics_and_how_commands_begin_and_end(path: Path) -> None:
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
     assert not [node for node in nodes if str(node.module).startswith(("baselines", "tools"))]
+    assert {name.split(".")[0] for name in imported(path)} <= {"maths", "pool", "command", "options", "start"}
 
 
 def test_bodies_are_short_enough_to_see_whole() -> None:
     lengths = []
-    for path in [*FILES, *BASELINES]:
+    for path in [*FILES, *BASELINES, *SUBMISSION]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef):
                 first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
@@ -80,7 +89,16 @@ def test_bodies_are_short_enough_to_see_whole() -> None:
 
 def test_nothing_heavy_is_imported_with_a_page() -> None:
     """Spawned workers import the page once more; the demo's drawing is imported when the demo pool is made."""
-    for path in (path for path in [*FILES, *BASELINES] if path.stem not in ("demo", "drawings", "kinds", "looks")):
+    for path in (path for path in [*FILES, *BASELINES, *SUBMISSION] if path.stem not in ("demo", "drawings", "kinds", "looks")):
         nodes = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
         names = [node.module or "" if isinstance(node, ast.ImportFrom) else node.names[0].name for node in nodes]
-        assert not {name.split(".")[0] for name in names} & {"torch", "pyarrow", "pandas", "faiss", "fasttext", "nltk", "cld3"}, path
+        assert not {name.split(".")[0] for name in names} & {
+            "torch",
+            "pyarrow",
+            "pandas",
+            "faiss",
+            "fasttext",
+            "nltk",
+            "cld3",
+            "huggingface_hub",
+        }, path

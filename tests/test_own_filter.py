@@ -117,6 +117,28 @@ def test_a_worker_that_would_load_another_file_than_its_parent_refuses(mine: Pat
     assert not (tmp_path / "out.npy").exists()
 
 
+ODD = {
+    "texts": ('{"height": np.array(["a"] * len(view.at))}', "no number a sample"),
+    "complex numbers": ('{"height": np.ones(len(view.at), complex)}', "no number a sample"),
+    "dates": ('{"height": np.zeros(len(view.at), "M8[s]")}', "no number a sample"),
+    "two numbers": ('{"height": np.zeros((len(view.at), 2))}', "no number a sample"),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_what_is_no_number_a_sample_is_told_by_its_name(odd: str, mine: Path, tiny_pool: Path, tmp_path: Path) -> None:
+    made, said = ODD[odd]
+    mine.write_text("import numpy as np\n" + FILTER.replace('{"height": SIGN * view.numbers("clip_l14_similarity_score")}', made))
+    with pytest.raises(ValueError, match=said):
+        call(tiny_pool, f"{mine}:Mine", tmp_path / "out.npy")
+
+
+def test_a_measure_that_gives_nothing_is_told(mine: Path, tiny_pool: Path, tmp_path: Path) -> None:
+    mine.write_text(FILTER.replace("return Measured(columns=work.column(height, rows))", "return None"))
+    with pytest.raises(ValueError, match="no Measured"):
+        call(tiny_pool, f"{mine}:Mine", tmp_path / "out.npy")
+
+
 FAULTS = {
     "no such class": (FILTER, "Other", "there is no such class"),
     "a function": (FILTER, "height", "neither a Filter class nor a recipe"),

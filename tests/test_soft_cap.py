@@ -23,10 +23,9 @@ from filters.maths import softcap
 from filters.maths.softcap import DEPTH, SPAN, Law
 from filters.options import RunOptions
 from filters.pool.errors import BadInput
-from filters.pool.files import told_of
+from filters.pool.files import digest_of, told_of
 from filters.topscore import TopScore
 from filters.work.work import Silent
-from filters.work.workdir import digest_of
 from tests.pools import Array, cut_into_shards, random_uids, read_subset, write_pool, write_shard
 from tools import verify
 

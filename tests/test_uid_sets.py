@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from filters import command
 from filters.maths import uidsets
 from filters.maths.arrays import U64
 from filters.pool.uidsort import sorted_list
@@ -448,7 +449,7 @@ def test_a_list_may_be_replaced_by_what_is_made_of_it_when_that_is_asked_for(two
 
 def test_a_list_that_changes_while_it_is_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     path = save(tmp_path / "a.npy", GOOD)
-    monkeypatch.setattr(uids.Meter, "__call__", lambda meter, size: os.utime(path, (0, 0)))
+    monkeypatch.setattr(command.Meter, "__call__", lambda meter, size: os.utime(path, (0, 0)))
     assert "a.npy: changed during the run" in the_line(capsys, call("convert", path, "--save_path", tmp_path / "o.npy"))
 
 

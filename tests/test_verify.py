@@ -17,10 +17,9 @@ import pytest
 
 from filters import densprune, semdedup, topscore
 from filters.filter import Recipe
-from filters.pool.files import told_of
+from filters.pool.files import digest_of, told_of
 from filters.semdedup import SemDeDup
 from filters.topscore import TopScore
-from filters.work.workdir import digest_of
 from tests.pools import write_pool
 from tools import verify
 

@@ -47,7 +47,7 @@ class Where:
         None,
         choices=("demo", "small", "medium", "large", "xlarge"),
     )
-    metadata_dir: str | None = option("folder of the pool's {key}.parquet and {key}.npz", None)
+    metadata_dir: str | None = option("folder of the pool's {key}.parquet and {key}.npz, or its URL", None, url=True)
     out: str | None = option("folder for ablation.csv, .md and .html, overlap.csv, subsets/ and work/", None)
     filters: str | None = option("TOML of the filters and their settings [default: tools/ablation.toml, the paper's ablations]", None)
     overwrite: bool = option("use --out although it holds other things", False)

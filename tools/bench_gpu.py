@@ -144,7 +144,7 @@ def streamed(device: str, raw: Array, repeat: int) -> Row:
 
         def peer() -> None:
             for shard in pool.shards:
-                whole_shard(np.load(shard.member("l14_img").path)["l14_img"], centroids, device)
+                whole_shard(np.load(str(shard.member("l14_img").path))["l14_img"], centroids, device)
 
         mine, theirs, limit = seconds(device, repeat, ours, peer, lambda: pinned.to(device, copy=True))
         held.close()

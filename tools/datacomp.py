@@ -39,7 +39,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filters.command import Console, Interruption, Quiet, ended
+from filters.command import Console, Interruption, Quiet, ended, show
 from filters.options import OneLineParser, with_underscores
 from filters.pool.errors import BadInput, printable
 from filters.start import STOPPED
@@ -49,7 +49,7 @@ from tools.loop.doctor import lines
 from tools.loop.reshard import Reshard
 from tools.loop.training import TINY, Evaluation, Training
 from tools.loop.whole import Loop, table
-from tools.uids import show, whole
+from tools.uids import whole
 
 
 @dataclass(frozen=True)

@@ -32,32 +32,29 @@ if __name__ == "__main__":
 import argparse
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from filters.command import Console, Interruption, Quiet, ended
+from filters.command import Console, Interruption, Meter, Quiet, ended, show
 from filters.maths import uids, uidsets
 from filters.maths.arrays import U64
 from filters.maths.uidsets import Listed, Window
 from filters.options import OneLineParser, with_underscores
 from filters.pool import subset
-from filters.pool.columns import read_uids
-from filters.pool.errors import BadInput, printable
+from filters.pool.errors import BadInput
 from filters.pool.files import sha256
+from filters.pool.membership import compared, pool_uids, swapped
 from filters.pool.pool import Pool
 from filters.pool.uidfiles import opened
 from filters.pool.uidsort import InOrder, Order, as_it_is, sorted_list
 from filters.run import check_target, refusals_named
 from filters.start import STOPPED
-from filters.work.plan import lasting, sized
 from filters.work.workdir import beside
 
 SETS: dict[str, Callable[[Window, int], Listed]] = {
@@ -68,23 +65,6 @@ SETS: dict[str, Callable[[Window, int], Listed]] = {
 }
 USED = 0.8  # of --memory_gb by sorting; the rest is the program's own
 UNKNOWN = "not known, as it is not sorted: give --sort"
-
-
-class Meter:
-    """How far a command is, by the bytes that it has read."""
-
-    def __init__(self, console: Quiet, name: str, size: int) -> None:
-        self._console, self._name, self._size = console, name, size
-        self._done, self._began = 0, time.monotonic()
-
-    def __call__(self, size: int) -> None:
-        self._done += size
-        self._console.tell(self._line)
-
-    def _line(self) -> str:
-        rate = self._done / max(1e-9, time.monotonic() - self._began)
-        left = lasting(max(0, self._size - self._done) / max(1.0, rate))
-        return f"{self._name}  {min(1.0, self._done / max(1, self._size)):.0%}  {left} left  {sized(rate)}/s"
 
 
 @dataclass(frozen=True)
@@ -168,11 +148,6 @@ def write(call: Call, operands: list[Operand], blocks: Iterable[U64]) -> None:
     if not given.quiet:
         rows = [(str(one.path), one.records) for one in operands] + [(f"-> {given.save_path}", counts[0])]
         show([(name, f"{count:>15,}") for name, count in rows])
-
-
-def show(rows: list[tuple[str, str]]) -> None:
-    width = max(len(name) for name, _ in rows)
-    print("\n".join(printable(f"{name:<{width}}  {text}") for name, text in rows), flush=True)
 
 
 # -- the commands
@@ -278,30 +253,15 @@ def told_of_repeats(call: Call, order: Order, listed: InOrder | None) -> str:
 
 def coverage(call: Call, listed: InOrder) -> str:
     """How many uids are in the pool; where none is, whether they would be with their halves swapped."""
-    pool = Pool.open(call.given.metadata_dir)
-
-    def rows(meter: Meter) -> Iterator[U64]:
-        for shard in pool.shards:
-            words = read_uids(shard, lambda size: None)
-            yield words
-            meter(words.nbytes)
-
-    sort = call.sorted(str(pool.location), uids.SUBSET.itemsize * pool.rows, rows, 2)
+    pool = Pool.open(call.given.metadata_dir, embeddings=False)
+    sort = call.sorted(str(pool.location), uids.SUBSET.itemsize * pool.rows, partial(pool_uids, pool), 2)
     meter = Meter(call.console, "find", listed.size + sort.size)
-    mine = both = 0
-    for window in uidsets.merged([listed.read(meter), sort.read(meter)]):
-        mine += int((window.stream.take(window.starts) == 0).sum())
-        both += int((~window.alone).sum())
-    told = f"{both:,} of {mine:,} uids; the pool has {pool.rows:,} samples"
-    if both or not mine:
+    of = compared(listed, sort, meter)
+    told = f"{of.found:,} of {of.uids:,} uids; the pool has {pool.rows:,} samples"
+    if of.found or not of.uids:
         return told
-    swapped = np.concatenate([part.uids for part in islice(listed.read(meter), 2)])[:, ::-1]
-    swapped = swapped[uids.order(swapped)]
-    found = np.zeros(len(swapped), bool)  # a uid may be in the pool twice
-    for words in rows(meter):
-        place = uids.find(swapped, words)
-        found[place[place >= 0]] = True
-    return told + (f"; with high and low word swapped, {found.sum():,} of the first {len(swapped):,} are" if found.any() else "")
+    turned = compared(swapped(listed, meter), sort, meter)
+    return told + (f"; with high and low word swapped, {turned.found:,} of the first {turned.uids:,} are" if turned.found else "")
 
 
 # -- the command line
@@ -340,7 +300,7 @@ def parser() -> OneLineParser:
     one.add_argument("b", type=Path)
     one = command(commands, "info", info)
     one.add_argument("list", type=Path)
-    one.add_argument("--metadata_dir", type=Path, help="the pool of which it is said how many are in it")
+    one.add_argument("--metadata_dir", help="the pool, or its URL, of which it is said how many are in it")
     return made
 
 

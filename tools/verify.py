@@ -43,12 +43,12 @@ from filters.maths.search import Levels
 from filters.pool import columns, subset
 from filters.pool.embeddings import raw_blocks
 from filters.pool.errors import BadInput, from_os
-from filters.pool.files import sha256, told_of
+from filters.pool.files import digest_of, sha256, told_of
+from filters.pool.place import place
 from filters.pool.pool import Pool, Shard
 from filters.scores import COLUMNS, computed
 from filters.semdedup import SemDeDup
 from filters.topscore import TopScore
-from filters.work.workdir import digest_of
 
 TOLERANCE = 2e-5  # of products in float32, whatever the kernel
 KNOWN: dict[str, type[Filter]] = {one.__name__: one for one in (SemDeDup, TopScore, DensityPrune, SoftCap)}
@@ -150,7 +150,7 @@ class Run:
             self.save_path = save_path or Path(self.manifest["save_path"])
             self.recipe = recipe_of(self.manifest["recipe"])
             self.options: dict[str, Any] = self.manifest["options"]
-            self.location = Path(self.manifest["pool"]["location"])
+            self.location = place(self.manifest["pool"]["location"])
         except OSError as error:
             raise from_os(folder / "manifest.json", error) from None
         except (ValueError, KeyError, TypeError) as error:
@@ -568,7 +568,7 @@ def similarity_faults(one: Alike, other: Other | None, prefer: str) -> Iterator[
 def check_scores(drawn: Drawn, report: Report, name: str, score: str) -> None:
     faults: list[str] = []
     if computed(score) is not None:
-        report.skip(name, "it is computed from embeddings of many samples together")
+        report.skip(name, "it is computed from embeddings, of other samples or of target images too")
         return
     table = columns.read_table(score) if score.endswith(".parquet") else None
     for shard, file, rows, part in drawn.parts(name, "uid"):
@@ -584,8 +584,8 @@ def check_scores(drawn: Drawn, report: Report, name: str, score: str) -> None:
     report.check(name, faults, f"{drawn.count:,} samples")
 
 
-def check_within(drawn: Drawn, report: Report, place: str) -> None:
-    held, faults = subset.held(Path(place)), []
+def check_within(drawn: Drawn, report: Report, within: str) -> None:
+    held, faults = subset.held(place(within)), []
     for _, name, _, part in drawn.parts("uid", "status"):
         strange = (part["status"] != "outside") & (uids.find(np.asarray(held), part["uid"]) < 0)
         faults += [
@@ -655,7 +655,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="verify", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("work_dir", type=Path)
     made.add_argument("--save_path", type=Path, help="the subset file, when it has moved")
-    made.add_argument("--metadata_dir", type=Path, help="the pool, when it has moved")
+    made.add_argument("--metadata_dir", help="the pool, when it has moved, or its URL with what it takes to read it")
     made.add_argument("--share", type=float, default=0.01, help="of the samples that is computed again from the pool; 0: none")
     made.add_argument("--seed", type=int, default=0, help="of the draw of that share")
     return made

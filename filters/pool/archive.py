@@ -13,18 +13,21 @@ import struct
 import zipfile
 import zlib
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import lru_cache
 from typing import IO
 
 import numpy as np
 
 from filters.pool.errors import BadInput, from_os, shortened
 from filters.pool.files import HEADER_LIMIT, NpyHeader, read_npy_header
+from filters.pool.place import Place, Remote, Stamp
+from filters.pool.store import Opened, Range
 
 AGAIN = "download the pair again"
 LOCAL = struct.Struct("<4s22xHH")  # signature, ..., length of the name, length of the extra field
 STRANGE = 0x61  # flags of an encrypted member, and of patched data
 DTYPES = ("<f2", "<f4", "<f8")
+TAIL, HEAD = 4096, 512  # bytes of a store's npz that are fetched at once: its directory, and the headers of a member
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,12 @@ class Entry:
 class Member:
     """One array of an npz: rows start at `data` in the file when it is stored."""
 
-    path: Path
+    path: Place
     name: str
     entry: Entry
     start: int  # of the member, its npy header included
     header: int  # bytes of the npy header
+    header_crc: int  # their CRC-32
     dtype: str
     shape: tuple[int, ...]
 
@@ -59,7 +63,7 @@ class Member:
     def row_bytes(self) -> int:
         return self.shape[1] * int(np.dtype(self.dtype).itemsize)
 
-    def checked(self, rows: int, parquet: Path) -> Member:
+    def checked(self, rows: int, parquet: Place) -> Member:
         """Itself; raises BadInput unless it is `rows` rows of floats."""
         if len(self.shape) != 2 or self.dtype not in DTYPES or self.shape[1] == 0:
             raise BadInput(self.path, f"'{self.name}' is {self.dtype} {self.shape}, not rows of float16, float32 or float64", AGAIN)
@@ -70,14 +74,14 @@ class Member:
 
 @dataclass(frozen=True)
 class Archive:
-    path: Path
+    path: Place
     entries: dict[str, Entry] = field(repr=False)  # by array name
 
     @classmethod
-    def open(cls, path: Path) -> Archive:
+    def open(cls, path: Place) -> Archive:
         """Read the central directory; raises BadInput for a broken one, repeated names and overlapping members."""
         try:
-            with zipfile.ZipFile(path) as zipped:
+            with _opened(path) as file, zipfile.ZipFile(file) as zipped:
                 entries = [_entry(path, info) for info in zipped.infolist()]
                 end = zipped.start_dir
         except OSError as error:
@@ -94,23 +98,42 @@ class Archive:
 
     def member(self, name: str) -> Member:
         """Read the headers of one array; raises BadInput when they are not those of a plain array of the member's size."""
-        entry = self.entries[name]
-        try:
-            with self.path.open("rb") as file:
-                start = _data_start(file, entry)
-                header = _npy_header(file, start, entry)
-            dtype = _plain_type(header.descr)
-        except (OSError, ValueError, zlib.error, EOFError, struct.error) as error:
-            raise BadInput(self.path, f"'{name}' is no plain array ({error})", AGAIN) from None
-        if header.fortran and len(header.shape) > 1:
-            raise BadInput(self.path, f"'{name}' is stored by columns", "save it in C order")
-        claimed = header.size + math.prod(header.shape) * dtype.itemsize
-        if claimed != entry.size:
-            raise BadInput(self.path, f"the header of '{name}' claims {claimed:,} bytes, the member holds {entry.size:,}", AGAIN)
-        return Member(self.path, name, entry, start, header.size, dtype.str, header.shape)
+        if isinstance(self.path, Remote):
+            return _member_of_store(self.path, self.path.stamp, name, self.entries[name])
+        return _member(self.path, name, self.entries[name])
 
 
-def _entry(path: Path, info: zipfile.ZipInfo) -> Entry:
+def _opened(path: Place, at: int | None = None) -> IO[bytes]:
+    """The file; of a store, with what will be read at once of it: its end, or the headers at a place."""
+    if not isinstance(path, Remote):
+        return path.open("rb")
+    window: Range = (path.size - TAIL, TAIL) if at is None else (at, HEAD)
+    return Opened(path, window=window)  # type: ignore[return-value] # a raw file has all that is asked of it here
+
+
+@lru_cache(1 << 17)
+def _member_of_store(path: Remote, stamp: Stamp | None, name: str, entry: Entry) -> Member:
+    """Asked for once a process: it takes a request."""
+    return _member(path, name, entry)
+
+
+def _member(path: Place, name: str, entry: Entry) -> Member:
+    try:
+        with _opened(path, entry.at) as file:
+            start = _data_start(file, entry)
+            header, crc = _npy_header(file, start, entry)
+        dtype = _plain_type(header.descr)
+    except (OSError, ValueError, zlib.error, EOFError, struct.error) as error:
+        raise BadInput(path, f"'{name}' is no plain array ({error})", AGAIN) from None
+    if header.fortran and len(header.shape) > 1:
+        raise BadInput(path, f"'{name}' is stored by columns", "save it in C order")
+    claimed = header.size + math.prod(header.shape) * dtype.itemsize
+    if claimed != entry.size:
+        raise BadInput(path, f"the header of '{name}' claims {claimed:,} bytes, the member holds {entry.size:,}", AGAIN)
+    return Member(path, name, entry, start, header.size, crc, dtype.str, header.shape)
+
+
+def _entry(path: Place, info: zipfile.ZipInfo) -> Entry:
     if info.flag_bits & STRANGE or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise BadInput(path, f"member '{info.filename}' is encrypted or packed in an unknown way", "save it with numpy.savez")
     stored = info.compress_type == zipfile.ZIP_STORED
@@ -119,7 +142,7 @@ def _entry(path: Path, info: zipfile.ZipInfo) -> Entry:
     return Entry(info.filename, info.header_offset, info.compress_size, info.file_size, info.CRC, stored)
 
 
-def _check_layout(path: Path, entries: list[Entry], end: int) -> None:
+def _check_layout(path: Place, entries: list[Entry], end: int) -> None:
     names = [entry.name.removesuffix(".npy") for entry in entries]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -138,11 +161,15 @@ def _data_start(file: IO[bytes], entry: Entry) -> int:
     return entry.at + LOCAL.size + int(name) + int(extra)
 
 
-def _npy_header(file: IO[bytes], start: int, entry: Entry) -> NpyHeader:
-    """The header of a member's npy, stored or deflated."""
+def _npy_header(file: IO[bytes], start: int, entry: Entry) -> tuple[NpyHeader, int]:
+    """The header of a member's npy, stored or deflated, and its CRC-32."""
     file.seek(start)
-    head = file.read(min(entry.packed, 2 * HEADER_LIMIT))
-    return read_npy_header(io.BytesIO(head if entry.stored else zlib.decompressobj(-15).decompress(head, 2 * HEADER_LIMIT)))
+    if not entry.stored:
+        packed = file.read(min(entry.packed, 2 * HEADER_LIMIT))
+        file, start = io.BytesIO(zlib.decompressobj(-15).decompress(packed, 2 * HEADER_LIMIT)), 0
+    header = read_npy_header(file)
+    file.seek(start)
+    return header, zlib.crc32(file.read(header.size))
 
 
 def _plain_type(descr: object) -> np.dtype[np.generic]:

@@ -20,7 +20,9 @@ from filters.maths import uids
 from filters.maths.arrays import I64, U8, U64, Array, Bool
 from filters.pool.errors import BadInput, from_os
 from filters.pool.files import read_npy
+from filters.pool.place import Remote
 from filters.pool.pool import Shard, unreadable
+from filters.pool.store import Opened
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -148,7 +150,7 @@ def parquet_batches(shard: Shard, name: str, pulse: Callable[[int], None]) -> It
     shard.column_type(name)
     rows = 0
     try:
-        for batch in batches(shard.parquet, [name], pulse):
+        for batch in _batches_of(shard, name, pulse):
             rows += len(batch)
             yield batch.column(0)
     except OSError as error:
@@ -159,11 +161,27 @@ def parquet_batches(shard: Shard, name: str, pulse: Callable[[int], None]) -> It
         raise BadInput(shard.parquet, f"column '{name}' has {rows:,} values, the footer {shard.rows:,} rows", "download it again")
 
 
-def batches(path: Path, names: list[str], pulse: Callable[[int], None]) -> Iterator[pa.RecordBatch]:
-    """Columns of a parquet file, validated: our readers use the raw buffers, and offsets may point outside."""
+def _batches_of(shard: Shard, name: str, pulse: Callable[[int], None]) -> Iterator[pa.RecordBatch]:
+    if not isinstance(shard.parquet, Remote):
+        yield from batches(shard.parquet, [name], pulse)
+        return
     import pyarrow.parquet as pq
 
-    with Counted(path) as counted, pq.ParquetFile(counted, page_checksum_verification=True) as file:
+    with Opened(shard.parquet, pulse) as file:
+        yield from _batches(file, [name], pulse, pq.read_metadata(io.BytesIO(shard.tail)))
+
+
+def batches(path: Path, names: list[str], pulse: Callable[[int], None]) -> Iterator[pa.RecordBatch]:
+    """Columns of a parquet file, validated: our readers use the raw buffers, and offsets may point outside."""
+    with Counted(path) as file:
+        yield from _batches(file, names, pulse, None)
+
+
+def _batches(counted: Counted | Opened, names: list[str], pulse: Callable[[int], None], metadata: Any) -> Iterator[pa.RecordBatch]:
+    """`metadata`: of the footer, where it is known. Of a column pyarrow then reads each row group's part, whole, and nothing else."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(counted, metadata=metadata, page_checksum_verification=True) as file:
         for batch in file.iter_batches(BATCH, columns=names, use_threads=False):
             batch.validate(full=True)
             yield batch

@@ -8,18 +8,20 @@ been verified is read from end to end, whatever rows are wanted, and its CRC-32 
 from __future__ import annotations
 
 import os
-import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from typing import IO, TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from filters.maths.arrays import I64, Array, Bool
+from filters.maths.arrays import I64, U8, Array, Bool
 from filters.maths.blocks import BLOCK, measured, unit, valid
 from filters.maths.search import on_device
+from filters.pool import store
 from filters.pool.archive import AGAIN, Member
 from filters.pool.errors import BadInput, from_os
+from filters.pool.place import Place, Remote
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,41 +100,52 @@ def _pieces(member: Member, wanted: Bool, verify: bool, pulse: Callable[[int], N
         raise from_os(member.path, error) from None
 
 
-def _piece_rows(member: Member) -> int:
-    """Whole blocks, about PIECE_BYTES of them."""
-    return BLOCK * max(1, PIECE_BYTES // (member.row_bytes * BLOCK))
+def piece_rows(place: Place, row_bytes: int) -> int:
+    """Rows of a piece: whole blocks, about PIECE_BYTES of them, or as many as one request to a store asks for."""
+    return BLOCK * max(1, (store.PIECE if isinstance(place, Remote) else PIECE_BYTES) // (row_bytes * BLOCK))
 
 
 def _stored_pieces(member: Member, wanted: Bool, verify: bool, pulse: Callable[[int], None]) -> Iterator[tuple[int, Array]]:
-    size = _piece_rows(member)
-    buffer = np.empty((size, member.width), member.dtype)
-    descriptor = os.open(member.path, os.O_RDONLY)
-    try:
-        crc = zlib.crc32(os.pread(descriptor, member.header, member.start)) if verify else 0
-        starts = [start for start in range(0, member.shape[0], size) if verify or wanted[start : start + size].any()]
-        offsets = [member.start + member.header + start * member.row_bytes for start in starts]
-        for start, offset in zip(starts, _fetched(descriptor, offsets, buffer.nbytes), strict=True):
-            piece = buffer[: member.shape[0] - start]
-            _read_at(descriptor, member, offset, piece)
-            crc = zlib.crc32(piece.data, crc) if verify else 0
-            pulse(piece.nbytes)
-            yield start, piece
-    finally:
-        os.close(descriptor)
+    size, rows = piece_rows(member.path, member.row_bytes), member.shape[0]
+    crc = member.header_crc
+    starts = [start for start in range(0, rows, size) if verify or wanted[start : start + size].any()]
+    begin = member.start + member.header
+    ranges = [(begin + start * member.row_bytes, min(size, rows - start) * member.row_bytes) for start in starts]
+    for start, data in zip(starts, _read(member, ranges, size * member.row_bytes, pulse), strict=True):
+        crc = zlib.crc32(data.data, crc) if verify else 0
+        yield start, data.view(member.dtype).reshape(-1, member.width)
     if verify and crc != member.entry.crc:
         raise BadInput(member.path, f"'{member.name}' fails its checksum", AGAIN)
 
 
-def _fetched(descriptor: int, offsets: list[int], size: int) -> Iterator[int]:
-    """The offsets in turn, while the system fetches the next ones."""
-    for number, offset in enumerate(offsets):
-        for ahead in offsets[number + AHEAD : number + AHEAD + 1] if number else offsets[: AHEAD + 1]:
-            os.posix_fadvise(descriptor, ahead, size, os.POSIX_FADV_WILLNEED)
-        yield offset
+def _read(member: Member, ranges: list[store.Range], size: int, pulse: Callable[[int], None]) -> Iterator[U8]:
+    """The bytes of each range in turn, in one buffer of this size; the next ones come while they are worked on."""
+    buffer = np.empty(size, np.uint8)
+    for data in _from_disk(member, ranges, buffer) if isinstance(member.path, Path) else _from_store(member.path, ranges, buffer, pulse):
+        pulse(data.nbytes)
+        yield data
 
 
-def _read_at(descriptor: int, member: Member, offset: int, into: Array) -> None:
-    view = into.data.cast("B")
+def _from_store(place: Remote, ranges: list[store.Range], buffer: U8, pulse: Callable[[int], None]) -> Iterator[U8]:
+    for data in store.fetched(place, ranges, pulse):
+        into = buffer[: len(data)]
+        into[:] = np.frombuffer(data, np.uint8)
+        yield into
+
+
+def _from_disk(member: Member, ranges: list[store.Range], buffer: U8) -> Iterator[U8]:
+    descriptor = os.open(member.path, os.O_RDONLY)  # type: ignore[arg-type] # a path
+    try:
+        for number, (offset, size) in enumerate(ranges):
+            for ahead, length in ranges[number + AHEAD : number + AHEAD + 1] if number else ranges[: AHEAD + 1]:
+                os.posix_fadvise(descriptor, ahead, length, os.POSIX_FADV_WILLNEED)
+            _read_at(descriptor, member, offset, buffer[:size].data)
+            yield buffer[:size]
+    finally:
+        os.close(descriptor)
+
+
+def _read_at(descriptor: int, member: Member, offset: int, view: memoryview) -> None:
     done = 0
     while done < len(view):
         got = os.preadv(descriptor, [view[done:]], offset + done)
@@ -142,27 +155,53 @@ def _read_at(descriptor: int, member: Member, offset: int, into: Array) -> None:
 
 
 def _deflated_pieces(member: Member, pulse: Callable[[int], None]) -> Iterator[tuple[int, Array]]:
-    """Every piece in turn: zipfile compares the CRC-32 itself when it meets the end."""
-    size = _piece_rows(member)
+    """Every piece in turn, unpacked as it comes; the CRC-32 is compared at the end."""
+    size = piece_rows(member.path, member.row_bytes)
     buffer = np.empty((size, member.width), member.dtype)
     try:
-        with zipfile.ZipFile(member.path) as zipped, zipped.open(member.entry.name) as stream:
-            stream.read(member.header)
-            for start in range(0, member.shape[0], size):
-                piece = buffer[: min(size, member.shape[0] - start)]
-                _fill(stream, member, piece)
-                pulse(member.entry.packed * len(piece) // max(1, member.shape[0]))
-                yield start, piece
-            stream.read(1)
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+        stream = _Unpacked(member, pulse)
+        stream.fill(memoryview(bytearray(member.header)))
+        for start in range(0, member.shape[0], size):
+            piece = buffer[: min(size, member.shape[0] - start)]
+            stream.fill(piece.data.cast("B"))
+            yield start, piece
+        stream.end()
+    except zlib.error as error:
         raise BadInput(member.path, f"'{member.name}' cannot be unpacked ({error})", AGAIN) from None
 
 
-def _fill(stream: IO[bytes], member: Member, into: Array) -> None:
-    view = memoryview(into.data.cast("B"))
-    while view:
-        got = stream.read(len(view))
-        if not got:
-            raise BadInput(member.path, f"ends inside '{member.name}'", AGAIN)
-        view[: len(got)] = got
-        view = view[len(got) :]
+_NOTHING = np.empty(0, np.uint8)
+
+
+class _Unpacked:
+    """What a deflated member holds, from its first byte to its last."""
+
+    def __init__(self, member: Member, pulse: Callable[[int], None]) -> None:
+        self._member, self._crc = member, 0
+        self._unpack = zlib.decompressobj(-15)
+        end = member.start + member.entry.packed
+        ranges = [(at, min(PIECE_BYTES, end - at)) for at in range(member.start, end, PIECE_BYTES)]
+        self._packed = _read(member, ranges, PIECE_BYTES, pulse)
+
+    def fill(self, view: memoryview) -> None:
+        while view:
+            data = self._some(len(view))
+            if not data:
+                raise BadInput(self._member.path, f"ends inside '{self._member.name}'", AGAIN)
+            view[: len(data)] = data
+            view = view[len(data) :]
+
+    def end(self) -> None:
+        if self._some(1) or self._crc != self._member.entry.crc:
+            raise BadInput(self._member.path, f"'{self._member.name}' fails its checksum", AGAIN)
+
+    def _some(self, most: int) -> bytes:
+        """Up to so many bytes; none at the end."""
+        data = b""
+        while not data and not self._unpack.eof:
+            packed = self._unpack.unconsumed_tail or next(self._packed, _NOTHING).data
+            if not packed:
+                break
+            data = self._unpack.decompress(packed, most)
+        self._crc = zlib.crc32(data, self._crc)
+        return data

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 
+from filters.pool.redact import redacted
+
 
 class BadInput(Exception):
     """The user's input is at fault. Printed as one line: where it is, what was found, what to do."""
 
     def __init__(self, where: object, found: str, do: str) -> None:
-        super().__init__(str(where), found, do)
-        self.where, self.found, self.do = str(where), found, do
+        self.where, self.found, self.do = map(redacted, (str(where), found, do))
+        super().__init__(self.where, self.found, self.do)
 
     def __str__(self) -> str:
         return printable(f"{_clipped(self.where)}: {_clipped(self.found)}; {self.do}")

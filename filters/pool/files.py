@@ -8,12 +8,13 @@ from __future__ import annotations
 import ast
 import contextlib
 import hashlib
+import json
 import math
 import os
 import re
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -25,6 +26,7 @@ from filters.pool.errors import from_os
 
 TEMPORARY = re.compile(r"\.tmp-\d+-.+")
 HEADER_LIMIT = 10_000  # as numpy has it
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)  # of a file that says nothing
 
 
 def temporary(path: Path) -> Path:
@@ -86,6 +88,26 @@ def sha256(path: Path) -> str:
 def told_of(path: Path) -> dict[str, Any]:
     """Size and sha256 of a file, as records tell them."""
     return {"size": path.stat().st_size, "sha256": sha256(path)}
+
+
+def digest_of(told: Mapping[str, Any]) -> str:
+    """sha256 of everything but the digest, as JSON with sorted keys."""
+    rest = {name: value for name, value in told.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def write_sealed(path: Path, told: dict[str, Any], indent: int | None = None) -> None:
+    """A JSON file that carries a digest of what it says."""
+    with replacing(path) as file:
+        file.write(json.dumps(told | {"digest": digest_of(told)}, indent=indent).encode() + b"\n")
+
+
+def unsealed(path: Path) -> dict[str, Any]:
+    """What such a file says; raises one of UNREADABLE when it is not as it was written."""
+    told: dict[str, Any] = json.loads(path.read_text())
+    if told["digest"] != digest_of(told):
+        raise ValueError(f"{path} was edited")
+    return told
 
 
 def write_npy(file: IO[bytes], values: Array) -> None:

@@ -9,17 +9,24 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from filters.pool import store
 from filters.pool.archive import Archive, Member
 from filters.pool.errors import BadInput, from_os, shortened
+from filters.pool.place import Place, Remote, Stamp, place
 
-Stamp = tuple[int, int, int]  # size, time of change, inode: to notice a change during one run
+ENDS = (".parquet", ".npz")
+FOOTER = 1 << 13  # bytes of a store's parquet that are fetched at once: most footers are shorter
+ASKED = 32  # files of a store of which something is asked at once
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -28,13 +35,14 @@ class Shard:
 
     key: str
     index: int
-    parquet: Path
+    parquet: Place
     rows: int
     columns: dict[str, str] = field(repr=False)  # name -> type, as the footer says
     beside: Archive | None = field(repr=False)  # embeddings kept elsewhere
     archive: Archive | None = field(repr=False)  # the pool's own
     footer: str = field(repr=False)
-    stamps: dict[Path, Stamp] = field(repr=False)
+    stamps: dict[Place, Stamp] = field(repr=False)
+    tail: bytes = field(default=b"", repr=False)  # of a store's parquet: its footer, which is not asked for again
 
     @property
     def fingerprint(self) -> str:
@@ -45,7 +53,7 @@ class Shard:
         """Whether a fingerprint taken before is of this very pair, as far as both know it."""
         return all(mine == its for mine, its in zip(self.fingerprint.split(), fingerprint.split(), strict=False))
 
-    def check_unchanged(self, path: Path) -> None:
+    def check_unchanged(self, path: Place) -> None:
         """Raise BadInput when the file is not the one that was there when the pool was opened."""
         if stamp(path) != self.stamps[path]:
             raise BadInput(path, "changed during the run", "run again when nothing writes to the pool")
@@ -86,24 +94,24 @@ class Features:
 class Pool:
     """Shards in ascending order of their keys. Make one with `Pool.open`."""
 
-    location: Path
+    location: Place
     shards: tuple[Shard, ...]
 
     @classmethod
-    def open(cls, metadata_dir: str | Path, features_dir: str | Path | None = None, workers: int = 8, *, embeddings: bool = True) -> Pool:
+    def open(cls, metadata_dir: str | Place, features_dir: str | Place | None = None, workers: int = 8, *, embeddings: bool = True) -> Pool:
         """Read the headers of a folder of DataComp metadata pairs.
 
-        metadata_dir  folder of {key}.parquet and {key}.npz; other files are ignored
+        metadata_dir  folder of {key}.parquet and {key}.npz, of this machine or of a store; other files are ignored
         features_dir  folder of {key}.npz with members of the same rows, looked up before the pool's own
         embeddings    False: no npz is looked for; every parquet is a shard
         raises        BadInput for a folder without shards, a lone half of a pair, and every fault that headers show
         """
-        folder = Path(metadata_dir)
-        keys = list(_keys(folder, embeddings))
-        beside = Path(features_dir) if features_dir is not None and embeddings else None
-        with ThreadPoolExecutor(workers) as threads:
-            shards = threads.map(lambda at: _open_shard(folder, beside, keys[at], at, embeddings), range(len(keys)))
-            return cls(folder, tuple(shards))
+        folder = place(metadata_dir)
+        files = _files(folder, ENDS if embeddings else ENDS[:1])
+        keys = list(_keys(folder, files))
+        beside = _Beside.of(place(features_dir)) if features_dir is not None and embeddings else None
+        shards = _together(lambda at: _open_shard(files, beside, keys[at], at), range(len(keys)), folder, workers)
+        return cls(folder, tuple(shards))
 
     @property
     def rows(self) -> int:
@@ -115,7 +123,7 @@ class Pool:
 
     def features(self, name: str) -> Features:
         """The member `name` of every shard; raises BadInput where it is missing, misshapen or unlike the others."""
-        found = [shard.member(name) for shard in self.shards]
+        found = _together(lambda shard: shard.member(name), self.shards, self.location, 1)
         kinds = Counter((member.dtype, member.width) for member in found)
         common = kinds.most_common(1)[0][0]
         if len(kinds) > 1:
@@ -124,6 +132,10 @@ class Pool:
             what = f"'{name}' is {odd.dtype} {odd.width} wide, in {like.path.name} it is {like.dtype} {like.width} wide"
             raise BadInput(odd.path, what, "download the odd one again")
         return Features(name, *common, _digest(*(repr(member.entry) for member in found)))
+
+    def check_unchanged(self) -> None:
+        """Raise BadInput when a file is not the one that was there when the pool was opened."""
+        _together(Shard.check_all_unchanged, self.shards, self.location, 1)
 
     def check_column(self, name: str, kinds: tuple[str, ...]) -> None:
         """Raise BadInput unless every parquet has the column, in one of these types and the same throughout."""
@@ -138,15 +150,31 @@ class Pool:
                 )
 
 
-def _keys(folder: Path, embeddings: bool) -> Iterator[str]:
-    """Keys of whole pairs, ascending; a lone npz, or a parquet without npz among pairs, raises BadInput where embeddings are wanted."""
+def _together(task: Callable[[Item], Result], items: Iterable[Item], folder: Place, workers: int) -> list[Result]:
+    """task(item) of each, in order; many at a time where each waits for a store."""
+    if workers == 1 and not isinstance(folder, Remote):
+        return list(map(task, items))
+    threads = ThreadPoolExecutor(ASKED if isinstance(folder, Remote) else workers)
+    try:
+        return list(threads.map(task, items))
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)  # after an interruption nothing is waited for
+
+
+def _files(folder: Place, ends: tuple[str, ...]) -> dict[str, Place]:
+    """The folder's files whose names end so, by name."""
+    if isinstance(folder, Remote):
+        return {name: file for name, file in store.listing(folder).items() if name.endswith(ends)}
     try:
         with os.scandir(folder) as entries:
-            ends = (".parquet", ".npz") if embeddings else (".parquet",)
-            names = {entry.name for entry in entries if entry.name.endswith(ends) and _is_file(entry)}
+            return {entry.name: folder / entry.name for entry in entries if entry.name.endswith(ends) and _is_file(entry)}
     except OSError as error:
         raise from_os(folder, error) from None
-    tables, arrays = ({name.removesuffix(end) for name in names if name.endswith(end) and name != end} for end in (".parquet", ".npz"))
+
+
+def _keys(folder: Place, files: dict[str, Place]) -> Iterator[str]:
+    """Keys of whole pairs, ascending; a lone npz, or a parquet without npz among pairs, raises BadInput."""
+    tables, arrays = ({name.removesuffix(end) for name in files if name.endswith(end) and name != end} for end in ENDS)
     if not tables | arrays:
         raise BadInput(folder, "holds no {key}.parquet", "name the folder of the pool's metadata")
     for key in sorted(tables | arrays):
@@ -169,32 +197,64 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
     return found
 
 
-def _check_key(folder: Path, key: str) -> None:
+def _check_key(folder: Place, key: str) -> None:
     """Keys become names of files that we write: they must stay inside the work folder."""
     if ".." in key or "/" in key or os.sep in key or "\\" in key or key.startswith("."):
         raise BadInput(folder / f"{key}.parquet", f"its key {key!r} holds '..', a separator or a leading dot", "rename the pair")
 
 
-def _open_shard(folder: Path, beside: Path | None, key: str, index: int, embeddings: bool) -> Shard:
-    parquet, npz = folder / f"{key}.parquet", folder / f"{key}.npz"
-    if beside is not None and not (beside / f"{key}.npz").is_file():
-        raise BadInput(beside / f"{key}.npz", "is not there", "every shard needs its embeddings: same keys, same rows")
-    other = beside / f"{key}.npz" if beside is not None else None
-    paths = [path for path in (parquet, npz, other) if path is not None and (path != npz or (embeddings and path.is_file()))]
-    stamps = {path: stamp(path) for path in paths}
-    archives = [Archive.open(path) if path is not None and path in stamps else None for path in (other, npz)]
-    rows, columns, footer = _read_footer(parquet)
-    return Shard(key, index, parquet, rows, columns, archives[0], archives[1], footer, stamps)
+@dataclass(frozen=True)
+class _Beside:
+    """A folder of embeddings kept elsewhere."""
+
+    folder: Place
+    listed: dict[str, Place] | None  # of a store; a folder of this machine is looked into
+
+    @classmethod
+    def of(cls, folder: Place) -> _Beside:
+        return cls(folder, _files(folder, ENDS[1:]) if isinstance(folder, Remote) else None)
+
+    def file(self, name: str) -> Place:
+        path = self.folder / name
+        if not (name in self.listed if self.listed is not None else isinstance(path, Path) and path.is_file()):
+            raise BadInput(path, "is not there", "every shard needs its embeddings: same keys, same rows")
+        return self.listed[name] if self.listed is not None else path
 
 
-def _read_footer(path: Path) -> tuple[int, dict[str, str], str]:
+def _open_shard(files: dict[str, Place], beside: _Beside | None, key: str, index: int) -> Shard:
+    npz = f"{key}.npz"
+    named = [files[f"{key}.parquet"], beside.file(npz) if beside else None, files.get(npz)]
+    parquet, other, own = (store.stamped(path) if isinstance(path, Remote) else path for path in named)
+    assert parquet is not None, "a key is that of a parquet file"
+    stamps = {path: _noted(path) for path in (parquet, own, other) if path}
+    archives = [Archive.open(path) if path else None for path in (other, own)]
+    tail = _tail(parquet) if isinstance(parquet, Remote) else b""
+    rows, columns, footer = _read_footer(parquet, stamps[parquet][0], tail)
+    return Shard(key, index, parquet, rows, columns, archives[0], archives[1], footer, stamps, tail)
+
+
+def _noted(path: Place) -> Stamp:
+    return path.stamp if isinstance(path, Remote) and path.stamp else stamp(path)
+
+
+def _tail(file: Remote) -> bytes:
+    """A store's parquet from its footer on; of a file that is none, as much as was fetched."""
+    begin = max(0, file.size - FOOTER)
+    data = b"".join(store.fetched(file, [(begin, file.size - begin)]))
+    start = file.size - 8 - int.from_bytes(data[-8:-4], "little")
+    if start < 0:
+        return data
+    missing = b"".join(store.fetched(file, store.pieces(start, begin))) if start < begin else b""
+    return missing + data[max(0, start - begin) :]
+
+
+def _read_footer(path: Place, size: int, tail: bytes) -> tuple[int, dict[str, str], str]:
     """Rows, types of the columns, and a digest of the footer."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        size = path.stat().st_size
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path if isinstance(path, Path) else BytesIO(tail)) as file:
             meta: Any = file.metadata
             names = file.schema_arrow.names
             columns = {name: str(kind) for name, kind in zip(names, file.schema_arrow.types, strict=True)}
@@ -213,24 +273,30 @@ def _read_footer(path: Path) -> tuple[int, dict[str, str], str]:
         raise BadInput(
             path, f"its footer declares {meta.num_rows:,} rows, {counted:,} in row groups, in a file of {size:,} bytes", "download it again"
         )
-    return meta.num_rows, columns, _footer_digest(path, size)
+    return meta.num_rows, columns, _footer_digest(path, size, tail)
 
 
-def unreadable(path: Path | str, error: Exception) -> BadInput:
+def unreadable(path: Place | str, error: Exception) -> BadInput:
     """A parquet file that pyarrow refuses."""
     reason = str(error).split("\n")[0] or type(error).__name__
     return BadInput(path, f"is no whole parquet file ({reason})", "download it again")
 
 
-def _footer_digest(path: Path, size: int) -> str:
+def _footer_digest(path: Place, size: int, tail: bytes) -> str:
+    return _digest(str(size), hashlib.sha256(_footer(path, size) if isinstance(path, Path) else tail[:-8]).hexdigest())
+
+
+def _footer(path: Path, size: int) -> bytes:
     with path.open("rb") as file:
         file.seek(size - 8)
         length = int.from_bytes(file.read(4), "little")
         file.seek(max(0, size - 8 - length))
-        return _digest(str(size), hashlib.sha256(file.read(length)).hexdigest())
+        return file.read(length)
 
 
-def stamp(path: Path) -> Stamp:
+def stamp(path: Place) -> Stamp:
+    if isinstance(path, Remote):
+        return store.stamp(path)
     try:
         status = path.stat()
     except OSError as error:

@@ -7,6 +7,7 @@ ascending, and nothing is read that is not.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import tarfile
 import zlib
@@ -21,6 +22,8 @@ from filters.maths import uids
 from filters.maths.arrays import U64
 from filters.pool.errors import BadInput, from_os, shortened
 from filters.pool.files import move, read_npy_header, writing
+from filters.pool.place import Place, Remote
+from filters.pool.store import fetched, pieces, stamp, stamped
 
 Map = Callable[[Callable[[Path], U64], Iterable[Path]], Iterable[U64]]
 
@@ -79,11 +82,16 @@ def _read_back(path: Path) -> tuple[str, tuple[int, int]]:
     return sha256.hexdigest(), (header.shape[0], crc)
 
 
-def read(path: Path) -> U64:
-    """(n, 2) uint64 of a subset file; raises BadInput unless it is 1-D `u8,u8` in ascending order (repetition is legal)."""
+def read(path: Place) -> U64:
+    """(n, 2) uint64 of a subset file; raises BadInput unless it is 1-D `u8,u8` in ascending order (repetition is legal).
+
+    A file of this machine is mapped, one of a store is brought into memory.
+    """
     try:
-        with path.open("rb") as file:
-            header, size = read_npy_header(file), path.stat().st_size
+        data = _brought(path) if isinstance(path, Remote) else path
+        with io.BytesIO(data) if isinstance(data, bytes) else data.open("rb") as file:
+            header = read_npy_header(file)
+            size = file.seek(0, io.SEEK_END)
     except OSError as error:
         raise from_os(path, error) from None
     except ValueError as error:
@@ -93,21 +101,34 @@ def read(path: Path) -> U64:
         raise BadInput(path, what, "write it as DataComp's baselines do")
     if size != header.size + header.shape[0] * uids.SUBSET.itemsize:
         raise BadInput(path, f"holds {size - header.size:,} bytes of {header.shape[0]:,} uids", "make it again: it is cut off")
-    words = np.memmap(path, np.uint64, "r", header.size, (header.shape[0], 2)) if header.shape[0] else np.empty((0, 2), np.uint64)
+    words = _words(data, header.size, header.shape[0])
     wrong = np.flatnonzero(uids.descending(words))
     if len(wrong):
         raise BadInput(path, f"is not sorted: record {wrong[0] + 1:,} is smaller than the one before", "sort it by (high, low) word")
     return words
 
 
-def held(path: Path, run: Map = map) -> U64:
+def _brought(file: Remote) -> bytes:
+    known = stamped(file)
+    return b"".join(fetched(known, pieces(0, known.size)))
+
+
+def _words(data: bytes | Path, start: int, count: int) -> U64:
+    if not count:
+        return np.empty((0, 2), np.uint64)
+    if isinstance(data, bytes):
+        return np.frombuffer(data, np.uint64, offset=start).reshape(-1, 2)
+    return np.memmap(data, np.uint64, "r", start, (count, 2))
+
+
+def held(path: Place, run: Map = map) -> U64:
     """The uids a user holds, ascending, each once.
 
     path  a subset file, or a folder of downloaded webdataset shards: of each shard img2dataset's parquet where it is there
           (rows with status success), else the json members of the tar
     run   like `map`: reads files in parallel
     """
-    if not path.is_dir():
+    if isinstance(path, Remote) or not path.is_dir():
         return _unique(read(path))
     files = held_files(path)
     if not files:
@@ -115,8 +136,10 @@ def held(path: Path, run: Map = map) -> U64:
     return _unique(np.concatenate(list(run(_held_in, files))))
 
 
-def held_at_most(path: Path, most: int) -> int:
+def held_at_most(path: Place, most: int) -> int:
     """How many uids a user can hold, as far as headers tell."""
+    if isinstance(path, Remote):
+        return min(most, stamped(path).size // uids.SUBSET.itemsize)
     if path.is_dir():
         return most
     try:
@@ -133,14 +156,16 @@ def held_files(folder: Path) -> list[Path]:
     return [folder / (f"{shard}.parquet" if shard in tables else f"{shard}.tar") for shard in shards]
 
 
-Stamp = tuple[str, int, int, int]
+Stamp = tuple[str, int, int | str, int]
 
 
-def stamps(place: str) -> list[Stamp]:
+def stamps(place: str | Place) -> list[Stamp]:
     """Path, size, inode and time of the last change of any kind of the file, or of the files that `held` reads in the folder.
 
     What was read of them holds as long as these do. Not the date: copying may set it back.
     """
+    if isinstance(place, Remote):
+        return [(str(place), *stamp(place))]
     path = Path(place)
     try:
         files = held_files(path) if path.is_dir() else [path]

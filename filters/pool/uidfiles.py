@@ -25,7 +25,8 @@ from filters.maths.arrays import U8, U64, Array
 from filters.pool.columns import TEXTS, Counted, batches, uids_of
 from filters.pool.errors import BadInput, from_os, shortened
 from filters.pool.files import NpyHeader, read_npy_header
-from filters.pool.pool import Stamp, stamp, unreadable
+from filters.pool.place import Stamp
+from filters.pool.pool import stamp, unreadable
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -238,7 +238,7 @@ def _answer(pipe: Connection, files: foreign.Files) -> None:
     threadpool_limits(limits=1)
     sys.meta_path.append(files)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    with contextlib.suppress(EOFError, BrokenPipeError):
+    with contextlib.suppress(EOFError, ConnectionError):  # reset: it was closed before it had read the last answer
         while True:
             pipe.send(_answered(pipe.recv_bytes()))
 

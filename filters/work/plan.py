@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from filters.maths.arrays import F64
-from filters.maths.blocks import BLOCK
 from filters.maths.cut import FEW, Search
 from filters.maths.kmeans import COARSE_ITERATIONS, chunk_rows
 from filters.maths.search import NEAR, coarse_count
 from filters.pool.columns import TEXTS
-from filters.pool.embeddings import PIECE_BYTES
+from filters.pool.embeddings import piece_rows
 from filters.pool.errors import BadInput
+from filters.pool.place import Remote
 from filters.pool.pool import Features, Pool
 from filters.work import rates
 from filters.work.rates import STARTING, Kernel, Rates
@@ -111,6 +111,9 @@ class Plan:
         self._stored, self._inner, self._suffix = DISK_BLOCK * FOLDERS, "", ""
         self._small = 0  # bytes of small results, which are left behind as well
         self._read: set[str] = set()
+        self._remote = isinstance(pool.location, Remote)
+        if self._remote:
+            self.holds("pieces of the store", rates.UNDER_WAY * (workers if processes == 1 else 1))
 
     # -- stages
 
@@ -255,20 +258,30 @@ class Plan:
         if features.name not in self._read:
             self._read.add(features.name)
             self._store(DISK_BLOCK * len(members))  # the marks that say that it was checked
-            kernels = {Kernel(rates.reading, (features.name, False), 0.3e-9): packed, Kernel(rates.checking, (), 0.2e-9): packed}
-            return convert + Cost(kernels, whole)
+            check = Cost({Kernel(rates.checking, (), 0.2e-9): packed})
+            return convert + check + Cost({self._reading(features, again=False): packed}, whole)
         share = self._met(features, rows)
-        return convert + Cost({Kernel(rates.reading, (features.name, True), 0.3e-9): packed * share}, int(whole * share))
+        return convert + Cost({self._reading(features, again=True): packed * share}, int(whole * share))
+
+    def _reading(self, features: Features, again: bool) -> Kernel:
+        far = isinstance(self.pool.shards[0].member(features.name).path, Remote)
+        return self._fetching(features.name) if far else Kernel(rates.reading, (features.name, again), 0.3e-9)
+
+    def _fetching(self, features: str | None) -> Kernel:
+        self.note("bytes of the store come as fast as in a few trial reads")
+        return Kernel(rates.fetching, (features,), rates.FAR)
 
     def _met(self, features: Features, rows: int) -> float:
         """The share of pieces in which at least one of the rows lies."""
-        piece = BLOCK * max(1, PIECE_BYTES // (row_bytes(features) * BLOCK))
+        piece = piece_rows(self.pool.shards[0].member(features.name).path, row_bytes(features))
         return float(1 - (1 - rows / max(1, self.pool.rows)) ** min(piece, max(1, self._shards.max())))
 
     def parsed(self, column: str) -> Cost:
         """A parquet column, from end to end. Its size is that of its type: pyarrow dies of a damaged footer that is asked for it."""
-        footers = sum(min(FOOTER, shard.stamps[shard.parquet][0]) for shard in self.pool.shards)
-        return Cost({Kernel(rates.parsing, (column,), 60e-9): self.pool.rows}, footers + self.pool.rows * self._packed(column))
+        parse, values = Cost({Kernel(rates.parsing, (column,), 60e-9): self.pool.rows}), self.pool.rows * self._packed(column)
+        if self._remote:
+            return parse + Cost({self._fetching(None): values}, values)
+        return parse + Cost({}, values + sum(min(FOOTER, shard.stamps[shard.parquet][0]) for shard in self.pool.shards))
 
     def _packed(self, column: str) -> int:
         """Bytes a row of a parquet column, as DataComp writes them."""

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -29,16 +30,21 @@ from filters.maths.blocks import BLOCK, nearest, unit
 from filters.maths.kmeans import search
 from filters.maths.search import NEAR, Levels, Search
 from filters.maths.split import Split
+from filters.pool import store
 from filters.pool.archive import Member
-from filters.pool.columns import numbers_of, parquet_batches, uids_of
+from filters.pool.columns import TEXTS, numbers_of, parquet_batches, uids_of
 from filters.pool.embeddings import PIECE_BYTES
 from filters.pool.errors import from_os
+from filters.pool.place import Place, Remote
 from filters.pool.pool import Pool, Shard
 from filters.work.regroup import Part, Room
 from filters.work.view import Task
 
 SECONDS = 2.0  # for all kernels together
 BURST = 0.02  # for a kernel at a time
+FAR = 10e-9  # seconds that a byte of a store takes a worker, as a rule
+TRIED = 1 << 20  # bytes of each request of a trial, of which a worker has several under way
+UNDER_WAY = (store.IN_FLIGHT + 1) * store.PIECE  # bytes of a store that a worker holds at once
 PROBES = 64  # places of the pool whose presence in the page cache is looked up
 
 Trial = Callable[[], float]  # does some, and tells how many units that was
@@ -76,8 +82,9 @@ def measured(shares: Mapping[Kernel, float], site: Site, start: float) -> Rates:
     end = time.monotonic() + SECONDS
     with ThreadPoolExecutor(site.workers) as threads:
         benches = [_Bench(kernel, shares[kernel], site, threads) for kernel in shares if kernel != STARTING]
-        while benches and time.monotonic() < end:
-            max(benches, key=_Bench.worth).burst()
+        free = [bench for bench in benches if not bench.dear]
+        while free and time.monotonic() < end:
+            max(free, key=_Bench.worth).burst()
     return rates | {bench.kernel: bench.rate for bench in benches}
 
 
@@ -88,13 +95,14 @@ class _Bench:
         self.kernel, self.units, self.threads = kernel, units, threads
         self.trials = [kernel.prepare(site, *kernel.arguments) for _ in range(site.workers)]
         self.seconds, self.done = 0.0, 0.0
+        self.dear = kernel.prepare is fetching  # a store may want to be paid for what it sends: one trial is enough
         self.burst()
-        if self.seconds < 2 * BURST * site.workers:  # so short that warming up was a part of it
+        if not self.dear and self.seconds < 2 * BURST * site.workers:  # so short that warming up was a part of it
             self.seconds, self.done = 0.0, 0.0
             self.burst()
 
     def burst(self) -> None:
-        for seconds, done in self.threads.map(_tried, self.trials):
+        for seconds, done in self.threads.map(partial(_tried, least=0.0 if self.dear else BURST), self.trials):
             self.seconds, self.done = self.seconds + seconds, self.done + done
 
     @property
@@ -106,9 +114,10 @@ class _Bench:
         return self.units * self.rate / self.seconds
 
 
-def _tried(trial: Trial) -> tuple[float, float]:
-    begin, done = time.perf_counter(), 0.0
-    while (seconds := time.perf_counter() - begin) < BURST:
+def _tried(trial: Trial, least: float) -> tuple[float, float]:
+    """Seconds, `least` at the least, and units."""
+    begin, done = time.perf_counter(), trial()
+    while (seconds := time.perf_counter() - begin) < least:
         done += trial()
     return seconds, done
 
@@ -165,6 +174,30 @@ def reading(site: Site, features: str, again: bool) -> Trial:
     return trial
 
 
+def fetching(site: Site, features: str | None) -> Trial:
+    """Bytes of a store: of a member, or of its parquet files."""
+    shards = [shard for shard in site.pool.shards if shard.rows]
+    if features is None:
+        return _fetching([(shard.parquet, 0, shard.stamps[shard.parquet][0]) for shard in shards], packed=False)
+    members = [shard.member(features) for shard in shards]
+    return _fetching([(member.path, member.start, member.entry.packed) for member in members], packed=not members[0].entry.stored)
+
+
+def _fetching(places: list[tuple[Place, int, int]], packed: bool) -> Trial:
+    """Bytes of these ranges, by as many requests at once as a worker has under way."""
+    turn = itertools.cycle(places)
+
+    def trial() -> float:
+        file, at, size = next(turn)
+        assert isinstance(file, Remote), "what lies on this machine is read"
+        data = list(store.fetched(file, [(at, min(TRIED, size))] * store.IN_FLIGHT))
+        for one in data if packed else []:
+            zlib.decompressobj(-15).decompress(one)
+        return sum(map(len, data))
+
+    return trial
+
+
 class _Place(NamedTuple):
     path: Path
     offset: int
@@ -188,6 +221,7 @@ def _places(members: list[Member]) -> list[_Place]:
         member = members[at]
         begin = int(chance.integers(0, -(-member.entry.packed // PIECE_BYTES))) * PIECE_BYTES if member.entry.stored else 0
         size = min(PIECE_BYTES, member.entry.packed - begin)
+        assert isinstance(member.path, Path), "a store has no page cache here"
         found.append(_Place(member.path, member.start + begin, size, member.entry.stored))
     return found
 
@@ -222,6 +256,8 @@ def checking(site: Site) -> Trial:
 def parsing(site: Site, column: str) -> Trial:
     """Values of a parquet column, of the pool's largest shard."""
     shard = max(site.pool.shards, key=lambda one: one.rows)
+    if isinstance(shard.parquet, Remote):
+        return _parsing_drawn(column, shard.columns[column])
     batches: Iterator[Any] = iter(())
 
     def trial() -> float:
@@ -236,10 +272,34 @@ def parsing(site: Site, column: str) -> Trial:
     return trial
 
 
+def _parsing_drawn(column: str, kind: str) -> Trial:
+    """Values of such a column of our own: those of a store are fetched for the run alone."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    words = np.random.default_rng(0).integers(0, 1 << 63, (BLOCK, 2))
+    values = [f"{high:016x}{low:016x}" for high, low in words.tolist()] if kind in TEXTS else words[:, 0] / 2.0**63
+    made = pa.BufferOutputStream()
+    pq.write_table(pa.table({column: values}), made)
+    data = made.getvalue()
+
+    def trial() -> float:
+        for batch in pq.ParquetFile(pa.BufferReader(data)).iter_batches(columns=[column], use_threads=False):
+            batch.validate(full=True)
+            _parse_as(kind, column, batch.column(0))
+        return BLOCK
+
+    return trial
+
+
 def _parse(shard: Shard, column: str, batch: Any) -> None:
+    _parse_as(shard.columns[column], column, batch)
+
+
+def _parse_as(kind: str, column: str, batch: Any) -> None:
     if column == "uid":
         uids_of(batch)
-    elif "string" not in shard.columns[column]:
+    elif "string" not in kind:
         numbers_of(batch, np.dtype(np.float64))
 
 

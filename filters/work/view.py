@@ -15,7 +15,7 @@ import numpy as np
 
 from filters.maths.arrays import I64, U8, U64, Array, Bool
 from filters.maths.blocks import BLOCK
-from filters.pool import columns, embeddings
+from filters.pool import columns, embeddings, store
 from filters.pool.columns import Column, Rows, Stored, unpacked
 from filters.pool.embeddings import Block, Raw
 from filters.pool.pool import Shard
@@ -129,11 +129,13 @@ class Done:
     result: Any
     rows: int
     bytes_read: int
+    retries: tuple[str, ...] = ()  # why a store was asked again, each time
 
 
 def run(job: Job) -> Done:
     """Carry out a job in whatever thread or process this is."""
-    view = job.view
+    view, retries = job.view, list[str]()
+    store.told_of_retries.set(retries.append)
     result = job.task(view, *job.arguments)
     assert not view.streams, "a task reads its blocks to the end: only then has the checksum been compared"
     if job.column:
@@ -141,7 +143,7 @@ def run(job: Job) -> Done:
     if view.unit is not None:
         view.unit.save(result)
         result = list(result)
-    return Done(result, len(view.at), view.bytes_read)
+    return Done(result, len(view.at), view.bytes_read, tuple(retries))
 
 
 def _placed(view: View, name: str, values: Array) -> Array:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from filters.work.status import Status
 
 INVALID_SHARE = 0.01
+RETOLD = 30.0  # seconds between two lines about requests that were tried again
 
 
 class Progress(Protocol):
@@ -99,6 +100,7 @@ class Work:
     def __post_init__(self) -> None:
         self._stages = self.dir.stages
         self._label, self._inner = "", ""
+        self._retries, self._retold = 0, -RETOLD
         self._invalid = self.none()
         self._uids: Stored | None = None
         self.population = self.everything()  # the samples that are neither outside nor repeated
@@ -231,6 +233,12 @@ class Work:
         what = f"{counts.sum():,} of {self.samples:,} samples are invalid (no finite value), {counts.max():,} of them in this shard"
         raise BadInput(worst.parquet, what, "download it again, or give --allow_invalid")
 
+    def refuse_size(self, asked: int, left: int) -> None:
+        """Raise BadInput unless so many samples can be kept of those that are left."""
+        if not 0 < asked <= left:
+            what = f"{asked:,} samples asked for, {left:,} left ({self.left()})"
+            raise BadInput("final size", what, "give a --fraction or --size that fits, or keep more in the stages before")
+
     def left(self) -> str:
         """What each stage left so far, in words."""
         return ", ".join([f"pool {self.samples:,}", *(f"{stage.name} {stage.kept:,}" for stage in self.funnel if stage.kept is not None)])
@@ -302,7 +310,15 @@ class Work:
             for one in done:
                 self.bytes_read += one.bytes_read
                 advance(one.rows, one.bytes_read)
+                self._heed(one.retries)
                 yield one
+
+    def _heed(self, retries: tuple[str, ...]) -> None:
+        """Say now and then that a store had to be asked again."""
+        self._retries += len(retries)
+        if retries and time.monotonic() > self._retold + RETOLD:
+            self.progress.say(f"{self._retries:,} requests tried again so far, the last: {retries[-1]}")
+            self._retold = time.monotonic()
 
     def _todo(self, folder: Path) -> dict[int, Unit]:
         """The units of a pass that are not there, or not whole, by shard."""

@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import inspect
 import itertools
-import json
 import os
 import shutil
 import sys
@@ -26,11 +25,24 @@ import numpy as np
 from filters.maths.arrays import Array
 from filters.pool.columns import Hashed, Rows, Stored
 from filters.pool.errors import BadInput, from_os
-from filters.pool.files import TEMPORARY, move, read_npy, replacing, sha256, sync_folder, temporary, told_of, write_npy, writing
+from filters.pool.files import (
+    TEMPORARY,
+    UNREADABLE,
+    digest_of,
+    move,
+    read_npy,
+    sha256,
+    sync_folder,
+    temporary,
+    told_of,
+    unsealed,
+    write_npy,
+    write_sealed,
+    writing,
+)
+from filters.pool.place import Remote
 
 Stamps = dict[Path, tuple[int, int, int]]  # of files: size, time of change, inode
-
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)  # of a file that says nothing
 
 
 def key_of(*parts: Any) -> str:
@@ -45,6 +57,8 @@ def _told(part: Any) -> str:
         return f"{part.dtype} {part.shape} {hashlib.sha256(np.ascontiguousarray(part).tobytes()).hexdigest()}"
     if isinstance(part, tuple | list):
         return f"({' '.join(map(_told, part))})"
+    if isinstance(part, Path | Remote):
+        return str(part)
     if is_dataclass(part):
         return f"{type(part).__qualname__}({' '.join(_told(getattr(part, f.name)) for f in fields(part))})"
     assert part is None or isinstance(part, str | int | float | bool | bytes), f"{type(part)} cannot be part of a key"
@@ -80,7 +94,7 @@ class Saved:
     key: str
 
     def load(self) -> Array:
-        return _load(self.path)
+        return _load(self.path, self.path.stat().st_ino)
 
 
 @dataclass(frozen=True)
@@ -92,7 +106,8 @@ class Given:
 
 
 @lru_cache(8)
-def _load(path: Path) -> Array:
+def _load(path: Path, inode: int) -> Array:
+    """A file that was harmed and made anew is another one: the map of the old one may end in a bus error."""
     values: Array = read_npy(path)
     return values
 
@@ -180,26 +195,6 @@ class Spent:
 
     seconds: float
     bytes_read: int
-
-
-def digest_of(told: Mapping[str, Any]) -> str:
-    """sha256 of everything but the digest, as JSON with sorted keys."""
-    rest = {name: value for name, value in told.items() if name != "digest"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def write_sealed(path: Path, told: dict[str, Any], indent: int | None = None) -> None:
-    """A JSON file that carries a digest of what it says."""
-    with replacing(path) as file:
-        file.write(json.dumps(told | {"digest": digest_of(told)}, indent=indent).encode() + b"\n")
-
-
-def unsealed(path: Path) -> dict[str, Any]:
-    """What such a file says; raises one of UNREADABLE when it is not as it was written."""
-    told: dict[str, Any] = json.loads(path.read_text())
-    if told["digest"] != digest_of(told):
-        raise ValueError(f"{path} was edited")
-    return told
 
 
 class WorkDir:

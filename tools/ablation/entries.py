@@ -30,7 +30,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from baselines import catalogue
-from baselines.baseline import Baseline, Published
+from baselines.baseline import Baseline
 from baselines.random_draw import RandomDraw
 from filters.command import Command
 from filters.filter import Cut, Filter, Measured, Plan, Recipe
@@ -43,6 +43,7 @@ from filters.pool.errors import BadInput, from_os, shortened
 from filters.work.view import View
 from filters.work.work import Work
 from filters.work.workdir import Saved
+from submission.published import Published
 
 OWN = {"name": str, "label": str, "group": str, "file": str, "steps": list, "published": bool}  # keys that are no flags
 NO_FLAGS = {flag.name for owner in (Places, RunOptions, CallOptions) for flag in flags_of(owner)}  # of a whole ablation, not of an entry
@@ -56,7 +57,8 @@ class UidFile(Filter):
     file: str = option("uid subset file")
 
     def measure(self, work: Work, rows: Rows) -> Measured:
-        held = work.once(held_uids, self.file, subset.stamps(self.file))["uids"]
+        path = Path(self.file)
+        held = work.once(held_uids, path, subset.stamps(path))["uids"]
         columns = work.column(listed, rows, held)
         there, known = int(work.counts(rows, columns["listed"], 2)[1]), len(held.load())
         if there < known:
@@ -166,16 +168,16 @@ class Entry:
 
     def _recipe(self, chosen: list[dict[str, Any]], preset: str, every: dict[str, str]) -> Recipe:
         recipes = (self._made(step.baseline.command, given, preset, every) for step, given in zip(self.steps, chosen, strict=True))
-        return reduce(lambda before, after: before >> after, recipes)
+        try:
+            return reduce(lambda before, after: before >> after, recipes)
+        except BadInput as error:
+            raise _named(error, self.where) from None
 
     def _made(self, command: Command, given: dict[str, Any], preset: str, every: dict[str, str]) -> Recipe:
         flags = {name: flag for name, flag in command.flags().items() if name not in NO_FLAGS}
         read = {name: flags[name].read(value, self.where) for name, value in given.items()}
         common = {name: every[flag.attribute] for name, flag in flags.items() if flag.attribute in every and flag.kind is str}
-        try:
-            return command.recipe(command.settled({"pool": preset} | common | read, self.where))
-        except BadInput as error:
-            raise _named(error, self.where) from None
+        return command.recipe(command.settled({"pool": preset} | common | read, self.where))
 
 
 def _named(error: BadInput, where: str) -> BadInput:

@@ -11,8 +11,8 @@ from typing import Any
 from filters.maths.arrays import I64, U64
 from filters.pool import subset
 from filters.pool.errors import BadInput, from_os
-from filters.pool.files import replacing
-from filters.work.workdir import UNREADABLE, Spent, WorkDir, beside, clear_beside, unsealed, write_sealed
+from filters.pool.files import UNREADABLE, replacing, unsealed, write_sealed
+from filters.work.workdir import Spent, WorkDir, beside, clear_beside
 from tools.ablation import page, table
 from tools.ablation.overlap import contained, jaccard, pairs
 from tools.ablation.table import Facts, Pair, Row

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 from filters.maths.arrays import F64, I64
 from filters.pool.errors import BadInput
+from submission.published import DENSITY, EVERYTHING, HEADS
 from tools.ablation.figures import Figures
 from tools.ablation.overlap import contained, jaccard
-from tools.ablation.published import DENSITY, HEADS, everything
 from tools.ablation.table import MINUS, Facts, Row, cell, shown_columns
 
 FOLDER = Path(__file__).parent
@@ -56,7 +56,7 @@ def page(rows: list[Row], both: I64, facts: Facts) -> str:
         sweeps=list(_sweeps(rows)),
         heats=_heats(rows, both),
         heads=HEADS,
-        published=everything(),
+        published=EVERYTHING,
         density=DENSITY,
     )
 

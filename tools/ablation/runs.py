@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections import deque
 from dataclasses import dataclass
 from functools import partial
@@ -69,6 +70,9 @@ class Runs:
         except BadInput as error:
             self.progress.say(f"no result: {error}")
             return Row(setting, error=str(error)), None
+        except Exception as error:  # noqa: BLE001 - a filter of the user's own may raise anything; the other rows are done
+            traceback.print_exc()
+            return Row(setting, error=f"{type(error).__name__}: {error}"), None
 
     def _carried_out(self, known: Reference, setting: Setting) -> tuple[Row, Rows]:
         steps = setting.recipe.steps()

@@ -13,9 +13,9 @@ from filters.maths.arrays import F64
 from filters.pool.errors import printable
 from filters.work.plan import lasting, sized
 from filters.work.workdir import Spent
+from submission.published import DENSITY, EVERYTHING, HEADS
 from tools.ablation.entries import Setting
 from tools.ablation.figures import Figures
-from tools.ablation.published import DENSITY, HEADS, everything
 
 MINUS = "−"
 MOST = 5  # languages that are named
@@ -232,7 +232,7 @@ def as_markdown(rows: list[Row], jaccard: F64, facts: Facts) -> str:
     lines = [[str(at), *(cell(column, row) for column in columns)] for at, row in enumerate(rows, 1)]
     failed = [f"- {row.setting.label}: {row.error}" for row in rows if row.error]
     overlap = [[str(at), *(f"{value:.2f}" if value == value else "" for value in line)] for at, line in enumerate(jaccard, 1)]
-    told = [[one.name, *("" if value is None else _figure(value) for value in one.figures), one.source] for one in everything()]
+    told = [[one.name, *("" if value is None else _figure(value) for value in one.figures), one.source] for one in EVERYTHING]
     return (
         "\n\n".join(
             [
