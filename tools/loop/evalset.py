@@ -43,14 +43,27 @@ def from_folder(folder: Path) -> EvalSet:
     import pyarrow.parquet as pq
 
     try:
-        classes, templates = ((folder / name).read_text().splitlines() for name in ("classnames.txt", "templates.txt"))
+        classes, templates = (_lines_of(folder / name) for name in ("classnames.txt", "templates.txt"))
         table = pq.read_table(folder / "test.parquet", columns=["image", "label"])
     except OSError as error:
         raise from_os(folder, error) from None
     except (pa.ArrowException, ValueError) as error:
         what = f"has no test.parquet with image and label ({str(error).splitlines()[0]})"
         raise BadInput(folder, what, "name another --from_dir") from None
+    bare = next((number for number, text in enumerate(templates, 1) if "{c}" not in text), None)
+    if bare:
+        raise BadInput(folder / "templates.txt", f"line {bare} has no {{c}}", "write {c} where the name of the class stands")
+    strange = [label for label in table["label"].to_pylist() if label not in range(len(classes))]
+    if strange:
+        raise BadInput(folder / "test.parquet", f"has label {strange[0]}, and {len(classes)} class names", "mend labels or classnames.txt")
     return EvalSet(classes, templates, list(zip(table["image"].to_pylist(), table["label"].to_pylist(), strict=True)))
+
+
+def _lines_of(path: Path) -> list[str]:
+    found = path.read_text().splitlines()
+    if not found:
+        raise BadInput(path, "holds no line", "name another --from_dir")
+    return found
 
 
 def write(made: EvalSet, folder: Path) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
+import pickle
 import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from filters.command import Quiet
 from filters.pool.errors import BadInput, from_os
@@ -24,6 +27,10 @@ SCALES = {  # beside DataComp's own: what two cores train in minutes
 CHEAP = ("--precision", "fp32", "--workers", "1", "--num_checkpoints", "1", "--log_every_n_steps", "10")  # with the tiny scale
 LOSS = re.compile(r" Loss: (\S+) \(")
 TASK = re.compile(r"^([^\s#:-][^:]*):\s*$", re.MULTILINE)  # an entry of a tasklist.yml
+
+
+# What a checkpoint holds beside tensors: the optimiser's settings are numpy's numbers.
+_NUMBERS: list[Any] = [np.float64().__reduce__()[0], np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType]
 
 
 class Trained(NamedTuple):
@@ -78,7 +85,9 @@ class Training:
         losses = [float(found) for found in LOSS.findall(_text(self.output / "out.log"))]
         if not (self.output / "info.pkl").is_file():
             faults.append("has no info.pkl")
-        if told["epoch"] != self._epochs():
+        if "fault" in told:
+            faults.append(told["fault"])
+        elif told["epoch"] != self._epochs():
             faults.append(f"has a checkpoint of {told['epoch']} epochs of {self._epochs()}")
         if not losses or not all(map(math.isfinite, losses)):
             faults.append(f"logged the losses {losses[-3:]}")
@@ -95,7 +104,11 @@ class Training:
         path = self.output / "checkpoints/epoch_latest.pt"
         if not path.is_file():
             return {"epoch": None, "bad": []}
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            with torch.serialization.safe_globals(_NUMBERS):
+                state = torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+            return {"epoch": None, "bad": [], "fault": f"has a checkpoint that cannot be read ({type(error).__name__})"}
         weights = state["state_dict"].items()
         return {"epoch": state["epoch"], "bad": [name for name, one in weights if not torch.isfinite(one.float()).all()]}
 
