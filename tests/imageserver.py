@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +15,17 @@ import numpy as np
 from PIL import Image
 
 
-def picture(number: int, size: tuple[int, int] = (640, 480)) -> bytes:
-    """A JPEG of noise in large grains, another one for each number."""
-    grains = np.random.default_rng(number).integers(0, 256, (size[1] // 16, size[0] // 16, 3), np.uint8)
+def size_of(number: int) -> tuple[int, int]:
+    """Odd ones are small."""
+    return (320, 240) if number % 2 else (640, 480)
+
+
+def picture(number: int) -> bytes:
+    """A JPEG of grey noise in large grains, another one for each number."""
+    width, height = size_of(number)
+    grains = np.random.default_rng(number).integers(0, 256, (height // 16, width // 16, 1), np.uint8).repeat(3, axis=2)
     file = io.BytesIO()
-    Image.fromarray(grains).resize(size, Image.Resampling.NEAREST).save(file, "JPEG", quality=95)
+    Image.fromarray(grains).resize((width, height), Image.Resampling.NEAREST).save(file, "JPEG", quality=95, subsampling=0)
     return file.getvalue()
 
 
@@ -29,8 +36,8 @@ class Server(ThreadingHTTPServer):
     allow_reuse_address = True
     request_queue_size = 512
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, host: str) -> None:
+        super().__init__((host, 0), Handler)
         self.asked: Counter[str] = Counter()
 
     @property
@@ -67,6 +74,10 @@ class Handler(BaseHTTPRequestHandler):
         first = self.server.asked[self.path] <= 1
         self._send(b"", 503) if first else self.say_ok(rest)
 
+    def say_slow(self, rest: str) -> None:
+        time.sleep(0.3)
+        self.say_ok(rest)
+
     def say_gone(self, rest: str) -> None:
         self._send(b"gone", 404)
 
@@ -96,13 +107,20 @@ class Handler(BaseHTTPRequestHandler):
         while True:
             self.wfile.write(bytes(1 << 20))
 
+    def say_trickle(self, rest: str) -> None:
+        self.send_response(200)
+        self.end_headers()
+        while True:
+            self.wfile.write(b".")
+            time.sleep(0.05)
+
     def say_silent(self, rest: str) -> None:
         threading.Event().wait(60)
 
 
 @contextmanager
-def serving() -> Iterator[Server]:
-    with Server() as server:
+def serving(host: str = "127.0.0.1") -> Iterator[Server]:
+    with Server(host) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:

@@ -33,7 +33,7 @@ from filters.work.room import existing
 from filters.work.workdir import WorkDir, beside
 from tools.images import asking, lists
 from tools.images.asking import Downloader
-from tools.images.fates import ARRIVED, FAILED, OUTSIDE, REFUSED, Fates, by_kind
+from tools.images.fates import ARRIVED, ASKED, FAILED, OUTSIDE, REFUSED, Fates, by_kind
 from tools.images.shards import DIGITS, Answers, Shards, finished
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ def foresee(call: Download) -> None:
     """What would be asked for; nothing is written."""
     urls = sum(map(len, call.wanted()))
     call.console.end()
-    show([*known(call), ("to ask for", f"{urls:>15,}"), ("disk", call.disk(urls))])
+    show([*known(call, "to ask for"), ("disk", call.disk(urls))])
     call.check_room(urls)
 
 
@@ -268,13 +268,14 @@ def _progress(call: Download, urls: int) -> Callable[[], str]:
 # -- what is told
 
 
-def known(call: Download) -> list[tuple[str, str]]:
-    """Of each uid what became of it, by kind."""
+def known(call: Download, asked: str) -> list[tuple[str, str]]:
+    """What became of the uids, by kind; `asked` is what those are called of which nothing is heard."""
     counts = call.fates.counts()
     repeated = [("  listed again", f"{call.repeats:>15,}")] if call.repeats else []
     outside = [("not in the pool", f"{counts[OUTSIDE]:>15,}")] if counts[OUTSIDE] else []
+    open_ = [(asked, f"{counts[ASKED]:>15,}")] if counts[ASKED] else []
     kinds = [*_kinds(counts, "refused", REFUSED), *_kinds(counts, "failed", FAILED)]
-    return [("subset", f"{len(call.fates.uids):>15,}"), *repeated, *outside, *kinds, ("arrived", f"{counts[ARRIVED]:>15,}")]
+    return [("subset", f"{len(call.fates.uids):>15,}"), *repeated, *outside, *open_, *kinds, ("arrived", f"{counts[ARRIVED]:>15,}")]
 
 
 def _kinds(counts: Counter[str], name: str, prefix: str) -> list[tuple[str, str]]:
@@ -294,5 +295,5 @@ def conclude(call: Download) -> None:
         return
     told = [("missing", f"{missing:>15,}  {path}")] if missing else []
     within = shlex.join(["--metadata_dir", str(call.pool.location), "--within", str(call.shards.folder)])
-    show([*known(call), *told, ("shards", f"{call.shards.free:>15,}  {call.shards.folder}")])
+    show([*known(call, "no answer"), *told, ("shards", f"{call.shards.free:>15,}  {call.shards.folder}")])
     print(f"\nchoose anew among what is here:\npython filters/densprune.py {within} --save_path OUT.npy", flush=True)

@@ -10,10 +10,10 @@ import numpy as np
 
 from filters.maths import uids
 from filters.maths.arrays import I64, U64, Array, Bool
-from tools.images.kinds import LOST, kind_of, may_pass
+from tools.images.kinds import kind_of, may_pass
 from tools.images.shards import Answers
 
-OUTSIDE, ARRIVED = "not in the pool", "arrived"
+OUTSIDE, ARRIVED, ASKED = "not in the pool", "arrived", "asked"
 REFUSED, FAILED = "refused: ", "failed: "
 BLOCK = 1 << 16
 
@@ -23,7 +23,7 @@ class Fates:
 
     def __init__(self, words: U64) -> None:
         self.uids = words
-        self._names = [OUTSIDE, ARRIVED, FAILED + LOST]
+        self._names = [OUTSIDE, ARRIVED, ASKED]
         self._codes: Array = np.zeros(len(words), np.int16)
 
     def _code(self, name: str) -> int:
@@ -40,7 +40,7 @@ class Fates:
 
     def ask(self, at: I64) -> None:
         """Until an answer is heard there is none."""
-        self._codes[at] = self._code(FAILED + LOST)
+        self._codes[at] = self._code(ASKED)
 
     def hear(self, answers: Answers) -> None:
         """A later answer counts, but what has arrived is there."""
@@ -57,11 +57,12 @@ class Fates:
         return result
 
     def open(self) -> Bool:
-        """(n,) those for which a url may be asked: never asked, or failed in a way that may pass."""
-        return self._of(lambda name: name == OUTSIDE or (name.startswith(FAILED) and may_pass(name.removeprefix(FAILED))))
+        """(n,) those whose url is to be asked: of which nothing is known, or that failed in a way that may pass."""
+        return self._of(lambda name: name == OUTSIDE or _for_now(name))
 
     def failed_for_now(self) -> Bool:
-        return self._of(lambda name: name.startswith(FAILED) and may_pass(name.removeprefix(FAILED)))
+        """(n,) those that may come if they are asked for again."""
+        return self._of(_for_now)
 
     def missing(self) -> Iterator[U64]:
         """Those that have not arrived, ascending."""
@@ -75,7 +76,11 @@ class Fates:
 
     def unanswered(self) -> int:
         """How many were asked for, and nothing is heard of them yet."""
-        return self.counts()[FAILED + LOST]
+        return self.counts()[ASKED]
+
+
+def _for_now(name: str) -> bool:
+    return name == ASKED or (name.startswith(FAILED) and may_pass(name.removeprefix(FAILED)))
 
 
 def by_kind(counts: Counter[str], prefix: str) -> list[tuple[str, int]]:

@@ -7,7 +7,6 @@ from functools import lru_cache
 
 from tools.images import outside
 
-LOST = "no answer"
 # What the error says, what it is called. The first that is found holds.
 KINDS = tuple(
     (re.compile(pattern), kind)
@@ -27,7 +26,7 @@ KINDS = tuple(
         (r"[Ii]mage decoding error|OpenCV|cannot identify|image too|imdecode", "no image that can be decoded"),
     )
 )
-MAY_PASS = {"no answer from the name server", "timed out", "connection broken", LOST}
+MAY_PASS = {"no answer from the name server", "timed out", "connection broken"}
 STATUS = re.compile(r"HTTP Error (\d{3})")
 
 
