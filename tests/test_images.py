@@ -393,6 +393,17 @@ def test_a_dry_run_counts_and_writes_nothing(small: Small, tmp_path: Path, capsy
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_shard_counts_from_when_it_has_its_statistics(small: Small, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, row in enumerate(small[2][:3]):
+        write_shard(tmp_path / "shards", number, {row.uid: None})
+    (tmp_path / "shards" / "00000002_stats.json").unlink()
+    (tmp_path / "shards" / "00000002.parquet").write_bytes(b"PAR1 half")
+    assert download.main(call(*small[:2], tmp_path / "shards", "--dry_run")) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"^to ask for +58$", told, re.MULTILINE)
+    assert re.search(r"^arrived +2$", told, re.MULTILINE)
+
+
 def test_a_disk_that_is_too_small_is_told_before_anything_is_asked(small: Small, capsys: pytest.CaptureFixture[str]) -> None:
     with disk("1m") as folder:
         assert download.main(call(*small[:2], folder / "shards", "--dry_run")) == 2

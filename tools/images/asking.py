@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 
 from filters.pool.errors import BadInput, from_os
 from filters.pool.files import sync_folder
+from tools.images.shards import finished
 
 OUTSIDE = Path(__file__).with_name("outside.py")
 LIMITS = {
@@ -22,6 +24,7 @@ LIMITS = {
     "NO_ALBUMENTATIONS_UPDATE": "1",  # every process would ask for its latest version
 }
 PAUSE = 0.2  # seconds between two looks at what is done
+STALLED = 1800.0  # seconds without a byte written: a worker that was killed is waited for for ever
 # As DataComp's download_upstream.py has them; the rest are img2dataset's own.
 SETTINGS: dict[str, Any] = {
     "image_size": 512,
@@ -90,6 +93,26 @@ class Downloader:
                 yield process
             finally:
                 _end(process)
+
+
+def watched(process: subprocess.Popen[bytes], output: Path) -> Iterator[list[Path]]:
+    """What has been finished since the last look, until the process ends or nothing goes on in it."""
+    known: set[Path] = set()
+    size, since, ended = 0, time.monotonic(), False
+    while not ended and time.monotonic() < since + STALLED:
+        ended = process.poll() is not None  # what was finished before is looked for after
+        fresh = finished(output, known)
+        known.update(fresh)
+        yield fresh
+        if (now := _written(output)) != size or fresh:
+            size, since = now, time.monotonic()
+        if not ended:
+            time.sleep(PAUSE)
+
+
+def _written(output: Path) -> int:
+    """Bytes of the shards that are being written."""
+    return sum(path.stat().st_size for end in ("tar", "parquet") for path in output.glob(f"*.{end}"))
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

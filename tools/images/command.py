@@ -241,13 +241,9 @@ def ask(call: Download, downloader: Downloader, number: int, urls: int) -> int:
     output = asking.begin(folder, call.shards.last_statistics(), call.held.keys)
     tell = _progress(call, urls)
     with downloader.at_work(folder / "urls", output, urls, call.work / "img2dataset.log") as process:
-        ended = False
-        while not ended:
-            ended = process.poll() is not None  # what was finished before is taken over after
-            left -= sum(call.take_over(staged) for staged in finished(output))
+        for fresh in asking.watched(process, output):
+            left -= sum(map(call.take_over, fresh))
             call.console.tell(tell)
-            if not ended:
-                time.sleep(asking.PAUSE)
     call.console.end()
     return left
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,9 +57,11 @@ class Shards:
         return self.folder / f"{number:0{DIGITS}}{end}"
 
     def answers(self) -> Iterator[Answers]:
-        """Of every shard that is here, in ascending order."""
-        for tar in sorted(self.folder.glob("*.tar")):
-            table = tar.with_suffix(".parquet")
+        """Of every shard that is here, in ascending order. One without statistics was never finished, and says nothing."""
+        for stats in sorted(self.folder.glob("*_stats.json")):
+            tar, table = beside(stats, ".tar"), beside(stats, ".parquet")
+            if not tar.exists():
+                continue
             if not table.exists():
                 raise BadInput(tar, f"has no {table.name} beside it that tells which urls it is of", "name a folder that img2dataset wrote")
             yield answers_in(table, tar)
@@ -82,9 +84,10 @@ class Shards:
         return found
 
 
-def finished(folder: Path) -> list[Path]:
-    """Statistics of the shards that img2dataset says are done and that are still there, in ascending order."""
-    return [path for path in sorted(folder.glob("*_stats.json")) if beside(path, ".tar").exists() and _written(path)]
+def finished(folder: Path, known: Container[Path] = ()) -> list[Path]:
+    """Statistics of the shards that img2dataset says are done, in ascending order; without those that are known."""
+    fresh = [path for path in sorted(folder.glob("*_stats.json")) if path not in known]
+    return [path for path in fresh if beside(path, ".tar").exists() and _written(path)]
 
 
 def beside(stats: Path, end: str) -> Path:
