@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 
 from filters.maths import uids
 from filters.maths.arrays import U64, Array
+from filters.pool.columns import batches
 from filters.pool.errors import BadInput, from_os
 from filters.pool.place import place
 from tools.left.recipe import recipe_of
@@ -48,10 +50,43 @@ class Run:
     def parts(self, *wanted: str) -> Iterator[tuple[str, dict[str, Array]]]:
         return ((name, self.samples(name, list(wanted))) for name in self.names)
 
+    def batches(self, wanted: list[str], pulse: Callable[[int], None]) -> Iterator[dict[str, Array]]:
+        """Columns of all samples, in the pool's order, a batch at a time. Raises BadInput that names a file that cannot be read."""
+        for path in self.paths:
+            with harmed_named(path):
+                for batch in batches(path, wanted, pulse):
+                    yield {name: plain(batch.column(name)) for name in wanted}
+
+    @property
+    def paths(self) -> list[Path]:
+        return [self.folder / name for name in self.names]
+
+    def concepts(self, suffix: str = "") -> dict[str, Array]:
+        """Columns of concepts.parquet, a row a concept."""
+        table = pq.read_table(self.folder / f"concepts{suffix}.parquet", page_checksum_verification=True)
+        return {name: table[name].to_numpy() for name in table.column_names}
+
     @property
     def n(self) -> int:
         """Samples of the pool that are neither outside nor repeated."""
         return int(self.manifest["samples"])
+
+
+@contextmanager
+def harmed_named(path: Path) -> Iterator[None]:
+    """What is wrong with a file that the run left, as bad input."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            raise from_os(path, error) from None
+        raise _harmed(path, error) from None
+    except (pa.ArrowException, ValueError, KeyError) as error:
+        raise _harmed(path, error) from None
+
+
+def _harmed(path: Path, error: Exception) -> BadInput:
+    return BadInput(path, f"cannot be read ({str(error).splitlines()[0]})", "run the filter again")
 
 
 def plain(values: pa.Array) -> Array:
