@@ -8,8 +8,8 @@
       STAGE.marks.npy   (m, 3) int64 group, place, position: the first, the last, and those on either side of the cut
       index.json        of which manifest it is
 
-20 bytes a sample, and 4 more for each stage (twice as many of 4 billion samples or more). It is made in a given memory by sorting on disk, whatever the number of samples, and it is
-there whole or not at all; another run in the folder makes it void.
+20 bytes a sample, and 4 more for each stage (twice as many of 4 billion samples or more). It is made in a given memory by sorting on
+disk, whatever the number of samples, and it is there whole or not at all; another run in the folder makes it void.
 """
 
 from __future__ import annotations
