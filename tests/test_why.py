@@ -358,10 +358,8 @@ def test_files_that_are_gone_or_harmed_are_named(pool: Path, capsys: Capture) ->
 def test_a_score_that_is_no_number_is_null_in_json(pool: Path, capsys: Capture) -> None:
     for shard in pool.glob("*.parquet"):
         table = pq.read_table(shard)
-        none = pa.array(np.full(len(table), np.nan, np.float32))
-        pq.write_table(
-            table.set_column(table.schema.get_field_index("clip_b32_similarity_score"), "clip_b32_similarity_score", none), shard
-        )
+        none, name = pa.array(np.full(len(table), np.nan, np.float32)), "clip_b32_similarity_score"
+        pq.write_table(table.set_column(table.schema.get_field_index(name), name, none), shard)
     work = made(pool, topscore, "--fraction 0.3")
     capsys.readouterr()
     assert why.main([str(work), "--random", "2", "--json"]) == 0
