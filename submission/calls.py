@@ -18,7 +18,7 @@ from submission.subset import Against
 class Checks:
     """What the uids are held against, and how it is told."""
 
-    metadata_dir: str | None = option("folder of the pool's {key}.parquet: every uid is looked up there", None)
+    metadata_dir: str | None = option("folder of the pool's {key}.parquet: or its URL: every uid is looked up there", None, url=True)
     scale: str | None = option("of the pool: no more different uids than it has", None, choices=tuple(SCALES))
     memory_gb: float = option("GB that sorting the pool's uids may take", 1.0, interval="(0, 1000000]")
     quiet: bool = option("print nothing but what is wrong", False)

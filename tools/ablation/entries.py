@@ -57,7 +57,8 @@ class UidFile(Filter):
     file: str = option("uid subset file")
 
     def measure(self, work: Work, rows: Rows) -> Measured:
-        held = work.once(held_uids, self.file, subset.stamps(self.file))["uids"]
+        path = Path(self.file)
+        held = work.once(held_uids, path, subset.stamps(path))["uids"]
         columns = work.column(listed, rows, held)
         there, known = int(work.counts(rows, columns["listed"], 2)[1]), len(held.load())
         if there < known:
