@@ -311,7 +311,13 @@ def _of_hub(system: Any, file: Remote, begin: int, end: int) -> bytes:
     except Answered as answer:
         if answer.status not in hub.RUN_OUT or link.headers:
             raise
-    return _linked_range(file, linked.get(system, file, stale=link), begin, end)
+    try:
+        return _linked_range(file, linked.get(system, file, stale=link), begin, end)
+    except Answered as answer:
+        if answer.status not in hub.RUN_OUT:
+            raise
+        what = f"cannot be read where the Hub says that it is (HTTP {answer.status}, of a fresh link too)"
+        raise BadInput(file, what, "check this machine's clock, and proxies on the way") from None
 
 
 def _linked_range(file: Remote, link: hub.Link, begin: int, end: int) -> bytes:

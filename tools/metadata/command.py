@@ -3,18 +3,232 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-from filters.command import Interruption
+from filters.command import Console, Interruption, Quiet, home, show
 from filters.options import OneLineParser
+from filters.pool import store
+from filters.pool.errors import BadInput, from_os
+from filters.pool.files import UNREADABLE, replacing, unsealed, write_sealed
+from filters.pool.place import Remote, local
+from filters.pool.pool import DOWNLOADING, ENDS, Pool
+from filters.work.plan import lasting, sized
+from filters.work.room import existing
+from filters.work.workdir import WorkDir
+from tools.metadata.draft import END, Draft
+from tools.metadata.ledger import Ledger
+from tools.metadata.pool import ALL, NONE, Here, listed, repository
+from tools.metadata.together import Fetching, together
 
 SCALES = ("small", "medium", "large", "xlarge")
+NOTES = Path(DOWNLOADING).parent  # folder of what is not the pool's
+ASKED = 32  # npz files of which the directory is asked at once
+SPARE = 100e6  # bytes of disk that stay free
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call, and what it downloads."""
+
+    given: argparse.Namespace
+    console: Quiet
+    folder: Path
+    features: tuple[str, ...] | None  # members of an npz; None: all
+
+    @property
+    def notes(self) -> Path:
+        return self.folder / NOTES
+
+    @property
+    def embeddings(self) -> bool:
+        return self.features != ()
+
+    def again(self) -> str:
+        """The command that goes on."""
+        told = ["python", "tools/download.py", "metadata", "--scale", self.given.scale, "--metadata_dir", str(self.folder)]
+        return shlex.join([*told, *(["--features", *self.given.features] if self.given.features else [])])
 
 
 def flags(one: OneLineParser) -> None:
     """Of the command."""
     one.set_defaults(run=run)
-    one.add_argument("--scale", required=True, choices=SCALES, help="whose metadata: mlfoundations/datacomp_SCALE")
+    one.add_argument("--scale", required=True, choices=SCALES, help="whose metadata: mlfoundations/datacomp_SCALE of the Hub")
+    one.add_argument("--metadata_dir", help="where it comes to; default $DATACOMP_DIR/SCALE/metadata, where --pool SCALE looks")
+    text = f"members of the npz files, or {ALL}, or {NONE}: parquet files alone; default those that densprune.py reads"
+    one.add_argument("--features", nargs="+", metavar="MEMBER", help=text)
+    one.add_argument("--num_workers", type=int, choices=range(1, 65), default=4, metavar="N", help="files at a time; default 4")
+    one.add_argument("--dry_run", action="store_true", help="say how much would be fetched, and how long it would take; write nothing")
+    one.add_argument("--quiet", action="store_true", help="print nothing but an error")
 
 
 def run(given: argparse.Namespace, interruption: Interruption) -> None:
     """Raises BadInput where the Hub does not give what is asked for."""
+    console = Quiet(interruption) if given.quiet else Console("metadata", interruption)
+    call = Call(given, console, _folder(given), _members(given))
+    store.told_of_retries.set(lambda why: console.tell(lambda: why))
+    if given.dry_run:
+        foresee(call, *_plan(call, _pinned(call)))
+        return
+    with _alone(call):
+        commit = _pinned(call)
+        write_sealed(call.notes / "version.json", {"repository": repository(given.scale).url, "commit": commit})
+        files, drafts = _plan(call, commit)
+        if drafts:
+            fetch(call, files, drafts)
+        conclude(call, len(files))
+
+
+def _folder(given: argparse.Namespace) -> Path:
+    folder = given.metadata_dir or home(given.scale)
+    if not folder:
+        raise BadInput("--metadata_dir", "is not given, and DATACOMP_DIR is not set", "give one of them")
+    return local(str(folder), "a pool").resolve()
+
+
+def _members(given: argparse.Namespace) -> tuple[str, ...] | None:
+    asked = tuple(dict.fromkeys(given.features or _of_preset(given.scale)))
+    if asked in ((ALL,), (NONE,)):
+        return None if asked == (ALL,) else ()
+    if {ALL, NONE} & set(asked):
+        raise BadInput("--features", f"{ALL} and {NONE} stand alone", "give one of them, or names of members")
+    return asked
+
+
+def _of_preset(scale: str) -> list[str]:
+    """What densprune.py --pool SCALE reads."""
+    from filters.densprune import COMMAND
+
+    settings = COMMAND.settled({"pool": scale}, "command line")
+    return [settings.values[flag.name] for flag in settings.flags.values() if flag.attribute == "features"]
+
+
+@contextmanager
+def _alone(call: Call) -> Iterator[None]:
+    """One call at a time works in the folder, and says there that it is not finished."""
+    held = WorkDir(call.notes)
+    try:
+        yield
+    finally:
+        held.close()
+
+
+def _pinned(call: Call) -> str:
+    """The version that is downloaded: the one that the folder has, else the newest."""
+    path, newest = call.notes / "version.json", store.commit(repository(call.given.scale))
+    try:
+        told = unsealed(path)
+    except FileNotFoundError:
+        return newest
+    except UNREADABLE:
+        raise BadInput(path, "is not as it was written", "name another --metadata_dir") from None
+    if told["repository"] != repository(call.given.scale).url:
+        raise BadInput(call.folder, f"holds {told['repository']}", "name another --metadata_dir")
+    commit = str(told["commit"])
+    if commit != newest:
+        what = f"the Hub has a newer version, {newest[:7]}; this folder keeps to {commit[:7]}"
+        call.console.say(f"{what}: for the newer one name another --metadata_dir")
+    return commit
+
+
+def _plan(call: Call, commit: str) -> tuple[list[Remote], list[Draft]]:
+    """The pool's files, and those that have to be fetched."""
+    files = listed(call.given.scale, commit, call.embeddings)
+    here = Here(call.folder, Ledger(call.notes / "checked.jsonl", keep=not call.given.dry_run), call.features)
+    looking = Fetching(call.console, f"look at {len(files):,} files")
+    found = together(partial(here.missing, pulse=looking), files, ASKED, looking)
+    drafts = sorted((draft for draft in found if draft), key=lambda draft: draft.target)
+    call.console.end()
+    return files, drafts
+
+
+def foresee(call: Call, files: list[Remote], drafts: list[Draft]) -> None:
+    """What would be fetched; nothing is written."""
+    trial = Fetching(call.console, "measure")
+
+    def look(draft: Draft) -> None:
+        for _ in draft.data(0, store.PIECE, trial):
+            pass
+
+    if drafts:
+        _drain(together(look, drafts[: call.given.num_workers], call.given.num_workers, trial))
+    call.console.end()
+    show(_told(call, files, drafts, trial.rate))
+    check_room(call, drafts)
+
+
+def fetch(call: Call, files: list[Remote], drafts: list[Draft]) -> None:
+    """Measure the rate by the first files' beginnings, say how long it takes, and fetch the rest."""
+    check_room(call, drafts)
+    with replacing(call.folder / DOWNLOADING) as file:
+        file.write(call.again().encode())
+    paths = {draft.path(call.notes) for draft in drafts}
+    for left in set(call.notes.glob(f"*{END}")) - paths:
+        left.unlink()  # of a version, or members, that nobody wants now
+    workers, ledger = call.given.num_workers, Ledger(call.notes / "checked.jsonl")
+    here, trial = Here(call.folder, ledger, call.features), Fetching(call.console, "measure")
+    first = [draft for draft in drafts if not draft.restarts][:workers]
+    _drain(together(lambda draft: draft.begin(call.notes, store.PIECE, trial), first, workers, trial))
+    call.console.end()
+    if not call.given.quiet:
+        show(_told(call, files, drafts, trial.rate))
+    fetching = Fetching(call.console, "download", _to_fetch(call, drafts))
+
+    def put(draft: Draft) -> None:
+        draft.put(call.notes, fetching)
+        here.note(draft)
+
+    _drain(together(put, drafts, workers, fetching))
+    call.console.end()
+
+
+def _drain(ended: Iterator[Any]) -> None:
+    for _ in ended:
+        pass
+
+
+def _to_fetch(call: Call, drafts: list[Draft]) -> int:
+    return sum(draft.to_fetch(call.notes) for draft in drafts)
+
+
+def _told(call: Call, files: list[Remote], drafts: list[Draft], rate: float) -> list[tuple[str, str]]:
+    size = _to_fetch(call, drafts)
+    arrays = sum(file.name.endswith(ENDS[1]) for file in files)
+    members = "all members" if call.features is None else ", ".join(call.features)
+    told = [("files", f"{len(files) - arrays:,} parquet" + f", {arrays:,} npz with {members}" * bool(arrays))]
+    told += [("here", f"{len(files) - len(drafts):,} files")] if len(drafts) < len(files) else []
+    told += [("to fetch", f"{sized(size)}, {size:,} bytes"), ("free disk", sized(_free(call)))]
+    if rate and size:
+        told += [("time", f"{lasting(size / rate)} at {sized(rate)}/s, as measured")]
+    return [*told, ("folder", str(call.folder))]
+
+
+def _free(call: Call) -> int:
+    try:
+        return shutil.disk_usage(existing(call.folder)).free
+    except OSError as error:
+        raise from_os(call.folder, error) from None
+
+
+def check_room(call: Call, drafts: list[Draft]) -> None:
+    needed, free = sum(draft.size - draft.there(call.notes) for draft in drafts) + SPARE, _free(call)
+    if drafts and needed > free:
+        do = "free some, or name --metadata_dir on a larger disk"
+        raise BadInput(call.folder, f"too little space: {sized(needed)} needed, {sized(free)} free", do)
+
+
+def conclude(call: Call, files: int) -> None:
+    """Look at the pool as a filter does, and say what is there."""
+    (call.folder / DOWNLOADING).unlink(missing_ok=True)
+    pool = Pool.open(call.folder, embeddings=call.embeddings)
+    for name in call.features or ():
+        pool.features(name)
+    size = sum(path.stat().st_size for path in call.folder.iterdir() if path.name.endswith(ENDS))
+    if not call.given.quiet:
+        print(f"{files:,} files, {pool.rows:,} rows, {size:,} bytes in {call.folder}: all verified", flush=True)

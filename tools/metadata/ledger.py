@@ -22,9 +22,9 @@ class Checked:
     size: int
     changed: int  # st_mtime_ns
 
-    def covers(self, version: str, members: list[str] | None) -> bool:
+    def covers(self, members: tuple[str, ...] | None) -> bool:
         """Whether nothing has to be fetched for these members; None: for all."""
-        return self.version == version and (self.whole if members is None else self.whole or set(members) <= set(self.members))
+        return self.whole or (members is not None and set(members) <= set(self.members))
 
     def is_here(self, folder: Path) -> bool:
         try:
@@ -37,8 +37,9 @@ class Checked:
 class Ledger:
     """The lines; what was cut off in the middle of one is not heeded."""
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._lock = path, threading.Lock()
+    def __init__(self, path: Path, keep: bool = True) -> None:
+        """`keep`: whether what is added is written."""
+        self._path, self._lock, self._keep = path, threading.Lock(), keep
         self.entries: dict[str, Checked] = {}
         for line in path.read_text().splitlines() if path.exists() else []:
             try:
@@ -50,12 +51,14 @@ class Ledger:
     def add(self, target: Path, version: str, members: list[str], whole: bool) -> None:
         told = target.stat()
         one = Checked(target.name, version, members, whole, told.st_size, told.st_mtime_ns)
+        self.entries[one.name] = one
+        if not self._keep:
+            return
         try:
             with self._lock, self._path.open("a") as file:
                 # A line of its own, whatever the last one came to.
                 file.write(f"\n{json.dumps(asdict(one))}\n")
                 file.flush()
                 os.fsync(file.fileno())
-                self.entries[one.name] = one
         except OSError as error:
             raise from_os(self._path, error) from None

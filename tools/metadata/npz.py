@@ -37,14 +37,14 @@ class Part:
     packed: int = field(default=0)  # bytes there when they are deflated
     crc: int | None = None
 
-    def read(self, begin: int, pulse: Pulse) -> Iterator[bytes]:
-        """From some byte on; of what is deflated, from the first."""
+    def read(self, begin: int, end: int, pulse: Pulse) -> Iterator[bytes]:
+        """From one byte to another; what is deflated, all of it."""
         if self.known is not None:
-            yield self.known[begin:]
+            yield self.known[begin:end]
         elif self.packed:
             yield from _inflated(self, _range(self, 0, self.packed, pulse))
         else:
-            yield from _range(self, begin, self.size, pulse)
+            yield from _range(self, begin, end, pulse)
 
 
 def parts(members: Sequence[Member]) -> list[Part]:
@@ -80,12 +80,14 @@ def _range(part: Part, begin: int, end: int, pulse: Pulse) -> Iterator[bytes]:
 
 
 def _inflated(part: Part, packed: Iterator[bytes]) -> Iterator[bytes]:
+    """In pieces; not much more than it should be, whatever it claims to be."""
     unpack, size = zlib.decompressobj(-15), 0
     try:
         for data in packed:
-            while data and size <= part.size:
+            full = True
+            while (data or full) and size <= part.size:
                 some = unpack.decompress(data, store.PIECE)
-                data, size = unpack.unconsumed_tail, size + len(some)
+                data, full, size = unpack.unconsumed_tail, len(some) == store.PIECE, size + len(some)
                 yield some
     except zlib.error as error:
         raise BadInput(part.source, f"a member cannot be unpacked ({error})", AGAIN) from None
