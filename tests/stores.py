@@ -181,7 +181,7 @@ class HubHandler(Handler):
         if self.web.token and self.headers.get("Authorization") != f"Bearer {self.web.token}":
             self.answer(401, {"X-Error-Message": "Invalid username or password."})
         elif fault.isdecimal():
-            self.answer(int(fault), {"RateLimit": '"api";r=0;t=1'} if fault == "429" else {})
+            self.answer(int(fault), {"RateLimit": '"api";r=0;t=0'} if fault == "429" else {})
         elif not (self.web.folder / commit).is_dir():
             self.answer(404, {"X-Error-Code": "RevisionNotFound"})
         elif step == "resolve":
@@ -240,6 +240,11 @@ class HubHandler(Handler):
             self.answer(200, {}, (self.web.folder / name).read_bytes())
         else:
             self.file(name, fault)
+
+    def answer(self, status: int, headers: dict[str, str] | None = None, body: bytes = b"", fault: str = "none") -> None:
+        if fault == "spoilt":
+            body = body[:-1] + bytes([body[-1] ^ 1])
+        super().answer(status, headers, body, fault)
 
 
 def digest(path: Path) -> str:

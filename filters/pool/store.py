@@ -316,8 +316,7 @@ def _of_hub(system: Any, file: Remote, begin: int, end: int) -> bytes:
     except Answered as answer:
         if answer.status not in hub.RUN_OUT:
             raise
-        what = f"cannot be read where the Hub says that it is (HTTP {answer.status}, of a fresh link too)"
-        raise BadInput(file, what, "check this machine's clock, and proxies on the way") from None
+        raise ConnectionError(f"where the Hub says that it is, a fresh link is answered {answer.status}") from None
 
 
 def _linked_range(file: Remote, link: hub.Link, begin: int, end: int) -> bytes:

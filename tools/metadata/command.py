@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from filters.command import Console, Interruption, Quiet, home, show
 from filters.options import OneLineParser
@@ -56,6 +55,23 @@ class Call:
         return shlex.join([*told, *(["--features", *self.given.features] if self.given.features else [])])
 
 
+@dataclass(frozen=True)
+class Plan:
+    """The pool's files, and those that have to be fetched."""
+
+    here: Here
+    files: list[Remote]
+    drafts: list[Draft]
+
+    def to_fetch(self, notes: Path) -> int:
+        """Bytes."""
+        return sum(draft.to_fetch(notes) for draft in self.drafts)
+
+    def disk(self, notes: Path) -> int:
+        """Bytes that it will take, beside those of drafts that are there."""
+        return sum(draft.size - draft.there(notes) for draft in self.drafts)
+
+
 def flags(one: OneLineParser) -> None:
     """Of the command."""
     one.set_defaults(run=run)
@@ -74,15 +90,15 @@ def run(given: argparse.Namespace, interruption: Interruption) -> None:
     call = Call(given, console, _folder(given), _members(given))
     store.told_of_retries.set(lambda why: console.tell(lambda: why))
     if given.dry_run:
-        foresee(call, *_plan(call, _pinned(call)))
+        foresee(call, _plan(call, _pinned(call)))
         return
     with _alone(call):
         commit = _pinned(call)
         write_sealed(call.notes / "version.json", {"repository": repository(given.scale).url, "commit": commit})
-        files, drafts = _plan(call, commit)
-        if drafts:
-            fetch(call, files, drafts)
-        conclude(call, len(files))
+        plan = _plan(call, commit)
+        if plan.drafts:
+            fetch(call, plan)
+        conclude(call, plan)
 
 
 def _folder(given: argparse.Namespace) -> Path:
@@ -137,18 +153,17 @@ def _pinned(call: Call) -> str:
     return commit
 
 
-def _plan(call: Call, commit: str) -> tuple[list[Remote], list[Draft]]:
-    """The pool's files, and those that have to be fetched."""
+def _plan(call: Call, commit: str) -> Plan:
     files = listed(call.given.scale, commit, call.embeddings)
     here = Here(call.folder, Ledger(call.notes / "checked.jsonl", keep=not call.given.dry_run), call.features)
     looking = Fetching(call.console, f"look at {len(files):,} files")
     found = together(partial(here.missing, pulse=looking), files, ASKED, looking)
     drafts = sorted((draft for draft in found if draft), key=lambda draft: draft.target)
     call.console.end()
-    return files, drafts
+    return Plan(here, files, drafts)
 
 
-def foresee(call: Call, files: list[Remote], drafts: list[Draft]) -> None:
+def foresee(call: Call, plan: Plan) -> None:
     """What would be fetched; nothing is written."""
     trial = Fetching(call.console, "measure")
 
@@ -156,57 +171,56 @@ def foresee(call: Call, files: list[Remote], drafts: list[Draft]) -> None:
         for _ in draft.data(0, store.PIECE, trial):
             pass
 
-    if drafts:
-        _drain(together(look, drafts[: call.given.num_workers], call.given.num_workers, trial))
-    call.console.end()
-    show(_told(call, files, drafts, trial.rate))
-    check_room(call, drafts)
+    _try(call, plan, look, trial)
+    _tell(call, plan, plan.to_fetch(call.notes), trial.rate)
+    check_room(call, plan)
 
 
-def fetch(call: Call, files: list[Remote], drafts: list[Draft]) -> None:
+def fetch(call: Call, plan: Plan) -> None:
     """Measure the rate by the first files' beginnings, say how long it takes, and fetch the rest."""
-    check_room(call, drafts)
+    check_room(call, plan)
     with replacing(call.folder / DOWNLOADING) as file:
         file.write(call.again().encode())
-    paths = {draft.path(call.notes) for draft in drafts}
-    for left in set(call.notes.glob(f"*{END}")) - paths:
-        left.unlink()  # of a version, or members, that nobody wants now
-    workers, ledger = call.given.num_workers, Ledger(call.notes / "checked.jsonl")
-    here, trial = Here(call.folder, ledger, call.features), Fetching(call.console, "measure")
-    first = [draft for draft in drafts if not draft.restarts][:workers]
-    _drain(together(lambda draft: draft.begin(call.notes, store.PIECE, trial), first, workers, trial))
-    call.console.end()
-    if not call.given.quiet:
-        show(_told(call, files, drafts, trial.rate))
-    fetching = Fetching(call.console, "download", _to_fetch(call, drafts))
+    _tidy(call, plan)
+    size, trial = plan.to_fetch(call.notes), Fetching(call.console, "measure")
+    _try(call, plan, lambda draft: draft.begin(call.notes, store.PIECE, trial), trial)
+    _tell(call, plan, size, trial.rate)
+    fetching = Fetching(call.console, "download", plan.to_fetch(call.notes))
 
     def put(draft: Draft) -> None:
         draft.put(call.notes, fetching)
-        here.note(draft)
+        plan.here.note(draft)
 
-    _drain(together(put, drafts, workers, fetching))
+    for _ in together(put, plan.drafts, call.given.num_workers, fetching):
+        pass
     call.console.end()
 
 
-def _drain(ended: Iterator[Any]) -> None:
-    for _ in ended:
+def _tidy(call: Call, plan: Plan) -> None:
+    """Remove drafts of a version, or of members, that nobody wants now."""
+    for path in set(call.notes.glob(f"*{END}")) - {draft.path(call.notes) for draft in plan.drafts}:
+        path.unlink()
+
+
+def _try(call: Call, plan: Plan, task: Callable[[Draft], None], trial: Fetching) -> None:
+    workers = call.given.num_workers
+    first = [draft for draft in plan.drafts if not draft.restarts][:workers]
+    for _ in together(task, first, workers, trial):
         pass
+    call.console.end()
 
 
-def _to_fetch(call: Call, drafts: list[Draft]) -> int:
-    return sum(draft.to_fetch(call.notes) for draft in drafts)
-
-
-def _told(call: Call, files: list[Remote], drafts: list[Draft], rate: float) -> list[tuple[str, str]]:
-    size = _to_fetch(call, drafts)
-    arrays = sum(file.name.endswith(ENDS[1]) for file in files)
+def _tell(call: Call, plan: Plan, size: int, rate: float) -> None:
+    if call.given.quiet:
+        return
+    files, drafts = len(plan.files), len(plan.drafts)
+    arrays = sum(file.name.endswith(ENDS[1]) for file in plan.files)
     members = "all members" if call.features is None else ", ".join(call.features)
-    told = [("files", f"{len(files) - arrays:,} parquet" + f", {arrays:,} npz with {members}" * bool(arrays))]
-    told += [("here", f"{len(files) - len(drafts):,} files")] if len(drafts) < len(files) else []
+    told = [("files", f"{files - arrays:,} parquet" + f", {arrays:,} npz with {members}" * bool(arrays))]
+    told += [("here", f"{files - drafts:,} of them")] if drafts < files else []
     told += [("to fetch", f"{sized(size)}, {size:,} bytes"), ("free disk", sized(_free(call)))]
-    if rate and size:
-        told += [("time", f"{lasting(size / rate)} at {sized(rate)}/s, as measured")]
-    return [*told, ("folder", str(call.folder))]
+    told += [("time", f"{lasting(size / rate)} at {sized(rate)}/s, as the first files came")] if rate and size else []
+    show([*told, ("folder", str(call.folder))])
 
 
 def _free(call: Call) -> int:
@@ -216,19 +230,19 @@ def _free(call: Call) -> int:
         raise from_os(call.folder, error) from None
 
 
-def check_room(call: Call, drafts: list[Draft]) -> None:
-    needed, free = sum(draft.size - draft.there(call.notes) for draft in drafts) + SPARE, _free(call)
-    if drafts and needed > free:
+def check_room(call: Call, plan: Plan) -> None:
+    needed, free = plan.disk(call.notes) + SPARE, _free(call)
+    if plan.drafts and needed > free:
         do = "free some, or name --metadata_dir on a larger disk"
         raise BadInput(call.folder, f"too little space: {sized(needed)} needed, {sized(free)} free", do)
 
 
-def conclude(call: Call, files: int) -> None:
+def conclude(call: Call, plan: Plan) -> None:
     """Look at the pool as a filter does, and say what is there."""
     (call.folder / DOWNLOADING).unlink(missing_ok=True)
     pool = Pool.open(call.folder, embeddings=call.embeddings)
     for name in call.features or ():
         pool.features(name)
-    size = sum(path.stat().st_size for path in call.folder.iterdir() if path.name.endswith(ENDS))
+    size = sum((call.folder / file.name).stat().st_size for file in plan.files)
     if not call.given.quiet:
-        print(f"{files:,} files, {pool.rows:,} rows, {size:,} bytes in {call.folder}: all verified", flush=True)
+        print(f"{len(plan.files):,} files, {pool.rows:,} rows, {size:,} bytes in {call.folder}: all verified", flush=True)
