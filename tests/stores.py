@@ -101,7 +101,7 @@ class Handler(BaseHTTPRequestHandler):
             body = body[: len(body) // 2]
             self.close_connection = True
         try:
-            for at in range(0, len(body) if self.command == "GET" else 0, 1 << 16):
+            for at in range(0, len(body) if self.command != "HEAD" else 0, 1 << 16):
                 self.wfile.write(body[at : at + (1 << 16)])
                 with self.web.lock:
                     self.web.sent += len(body[at : at + (1 << 16)])
@@ -188,6 +188,13 @@ class HubHandler(Handler):
             self.link(commit, name, fault)
         else:
             self.told(self.tree(commit, name) if step == "tree" else {"id": "mlfoundations/x", "sha": commit})
+
+    def do_POST(self) -> None:
+        """What is asked of some paths."""
+        commit = re.sub(r".*/paths-info/", "", urlsplit(self.path).path)
+        root = self.web.folder / (self.web.newest if commit == "main" else commit)
+        asked = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+        self.told([self.entry(root, root / name) for name in asked["paths"] if (root / name).exists()])
 
     def told(self, what: Any) -> None:
         told, more = what if isinstance(what, tuple) else (what, {})

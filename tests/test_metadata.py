@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from filters import densprune, topscore
+from filters import densprune, semdedup, topscore
 from filters.pool import hub as hubs
 from filters.pool import store
 from filters.pool.archive import HEAD, TAIL, Archive
@@ -179,6 +179,14 @@ def test_two_files_of_one_name_are_refused(hub: Hub, tmp_path: Path, capfd: Capt
 def test_a_member_that_is_not_there_is_named_with_those_that_are(hub: Hub, tmp_path: Path, capfd: Capture) -> None:
     assert run(tmp_path / "o", "--features", "dino") == 2
     assert "has no member 'dino', only b32_img, b32_txt, l14_img, l14_txt" in one_line(capfd)
+
+
+def test_a_filter_reads_a_pool_where_it_is_on_the_hub(hub: Hub, tmp_path: Path) -> None:
+    url, out = "hf://datasets/mlfoundations/datacomp_small", ["--quiet", "--save_path"]
+    assert semdedup.main(["--metadata_dir", url, *out, str(tmp_path / "far.npy")]) == 0
+    assert semdedup.main(["--metadata_dir", str(hub.folder / COMMIT), *out, str(tmp_path / "near.npy")]) == 0
+    assert (tmp_path / "far.npy").read_bytes() == (tmp_path / "near.npy").read_bytes()
+    assert hub.strangers == {""}
 
 
 # -- before it starts
