@@ -320,7 +320,7 @@ def test_a_pool_keeps_to_the_version_that_it_began_with(hub: Hub, tmp_path: Path
     shutil.rmtree(hub.folder / COMMIT)
     forget()
     assert run(tmp_path / "o", "--quiet") == 2
-    assert "the Hub has nothing of this name (HTTP 404)" in one_line(capfd)
+    assert "holds version aaaaaaa, which the Hub has no more; its newest is bbbbbbb; move the folder away" in one_line(capfd)
 
 
 def test_a_file_that_was_harmed_is_fetched_again_and_one_of_somebody_elses_is_left(hub: Hub, tmp_path: Path, capfd: Capture) -> None:

@@ -96,3 +96,11 @@ def commit(system: Any, repository: Remote) -> str:
 
     found = system.resolve_path(repository.url)
     return str(HfApi(system.endpoint).repo_info(found.repo_id, repo_type=found.repo_type).sha)
+
+
+def has(system: Any, repository: Remote, commit: str) -> bool:
+    """Whether a repository still has a version."""
+    from huggingface_hub import HfApi
+
+    found = system.resolve_path(repository.url)
+    return bool(HfApi(system.endpoint).revision_exists(found.repo_id, commit, repo_type=found.repo_type))

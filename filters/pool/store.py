@@ -93,6 +93,11 @@ def commit(repository: Remote) -> str:
     return settled(repository, lambda: hub.commit(_filesystem(repository), repository), FIRST_TRIES)
 
 
+def has(repository: Remote, commit: str) -> bool:
+    """Whether a repository of the Hub still has a version."""
+    return settled(repository, lambda: hub.has(_filesystem(repository), repository, commit), FIRST_TRIES)
+
+
 def stamp(file: Remote) -> Stamp:
     """Size and version of a file as they are now."""
     if file.scheme in HTTP:

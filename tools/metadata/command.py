@@ -137,20 +137,30 @@ def _alone(call: Call) -> Iterator[None]:
 
 def _pinned(call: Call) -> str:
     """The version that is downloaded: the one that the folder has, else the newest."""
-    path, newest = call.notes / "version.json", store.commit(repository(call.given.scale))
+    source = repository(call.given.scale)
+    newest, commit = store.commit(source), _noted(call, source)
+    if commit in (None, newest):
+        return newest
+    if not store.has(source, commit):
+        what = f"holds version {commit[:7]}, which the Hub has no more; its newest is {newest[:7]}"
+        raise BadInput(call.folder, what, "move the folder away, or name another --metadata_dir")
+    what = f"the Hub has a newer version, {newest[:7]}; this folder keeps to {commit[:7]}"
+    call.console.say(f"{what}: for the newer one name another --metadata_dir")
+    return commit
+
+
+def _noted(call: Call, source: Remote) -> str | None:
+    """The version that the folder has; raises BadInput for another pool's."""
+    path = call.notes / "version.json"
     try:
         told = unsealed(path)
     except FileNotFoundError:
-        return newest
+        return None
     except UNREADABLE:
         raise BadInput(path, "is not as it was written", "name another --metadata_dir") from None
-    if told["repository"] != repository(call.given.scale).url:
+    if told["repository"] != source.url:
         raise BadInput(call.folder, f"holds {told['repository']}", "name another --metadata_dir")
-    commit = str(told["commit"])
-    if commit != newest:
-        what = f"the Hub has a newer version, {newest[:7]}; this folder keeps to {commit[:7]}"
-        call.console.say(f"{what}: for the newer one name another --metadata_dir")
-    return commit
+    return str(told["commit"])
 
 
 def _plan(call: Call, commit: str) -> Plan:
