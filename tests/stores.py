@@ -306,3 +306,78 @@ def s3_server() -> Iterator[S3]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+class Uploads(ThreadingHTTPServer):
+    """What of the Hugging Face Hub an upload meets; `refusal` is its answer to the step of that name."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), UploadHandler)
+        self.refusal: dict[str, int] = {}
+        self.seen: list[str] = []
+        self.tokens: set[str | None] = set()
+        self.large: dict[str, bytes] = {}  # by sha256
+        self.committed: dict[str, bytes] = {}
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class UploadHandler(BaseHTTPRequestHandler):
+    server: Uploads
+
+    def do_POST(self) -> None:
+        step = re.sub(r".*(create|validate-yaml|preupload|batch|commit)(/main)?$", r"\1", self.path)
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.seen.append(step)
+        self.server.tokens.add(self.headers["Authorization"])
+        if step in self.server.refusal:
+            self.answer({"error": "no"}, self.server.refusal[step])
+        else:
+            steps = {"create": self.create, "preupload": self.modes, "batch": self.batch, "commit": self.commit}
+            self.answer(steps[step](body) if step in steps else {})
+
+    def create(self, body: bytes) -> Any:
+        return {"url": f"{self.server.url}/ada/density-15"}
+
+    def modes(self, body: bytes) -> Any:
+        files = [file["path"] for file in json.loads(body)["files"]]
+        kinds = {True: "lfs", False: "regular"}
+        return {"files": [{"path": path, "uploadMode": kinds[path.endswith(".npy")], "shouldIgnore": False} for path in files]}
+
+    def batch(self, body: bytes) -> Any:
+        wanted = json.loads(body)["objects"]
+        uploads = [{"upload": {"href": f"{self.server.url}/{one['oid']}"}} for one in wanted]
+        return {"transfer": "basic", "objects": [one | {"actions": upload} for one, upload in zip(wanted, uploads, strict=True)]}
+
+    def commit(self, body: bytes) -> Any:
+        for line in map(json.loads, body.splitlines()):
+            if line["key"] == "file":
+                self.server.committed[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            elif line["key"] == "lfsFile":
+                self.server.committed[line["value"]["path"]] = self.server.large[line["value"]["oid"]]
+        return {"success": True, "commitOid": "0" * 40, "commitUrl": f"{self.server.url}/ada/density-15/commit/0"}
+
+    def do_PUT(self) -> None:
+        self.server.large[self.path[1:]] = self.rfile.read(int(self.headers["Content-Length"]))
+        self.answer({})
+
+    def answer(self, told: Any, code: int = 200) -> None:
+        data = json.dumps(told).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@contextmanager
+def uploads_server() -> Iterator[Uploads]:
+    with Uploads() as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield server
+        server.shutdown()
