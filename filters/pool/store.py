@@ -34,6 +34,7 @@ Range = tuple[int, int]  # first byte, number of bytes
 Result = TypeVar("Result")
 
 PIECE = 8 << 20  # bytes that one request asks for at most: a store takes tens of milliseconds to begin
+BUFFER = 1 << 20  # bytes of a connection that aiohttp takes in before it has it wait; at its own 64 kB it does little else
 IN_FLIGHT = 4  # requests of a worker at once
 TRIES = 9  # of a request: in all a minute and a half, unless the store says when to come back
 FIRST_TRIES = 4  # of the first one, when nothing is lost yet and the URL may be wrong
@@ -245,7 +246,8 @@ def _made(scheme: str) -> Any:
         import aiohttp
 
         patience = aiohttp.ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE)
-        return fsspec.filesystem(scheme, use_listings_cache=False, client_kwargs={"timeout": patience, "trust_env": True})
+        settings = {"timeout": patience, "trust_env": True, "read_bufsize": BUFFER}
+        return fsspec.filesystem(scheme, use_listings_cache=False, client_kwargs=settings)
     if scheme in ("s3", "s3a"):
         once = {"max_pool_connections": 64, "retries": {"total_max_attempts": 1}, **conf.get("s3", {}).get("config_kwargs", {})}
         system = fsspec.filesystem(scheme, use_listings_cache=False, config_kwargs=once)
