@@ -205,11 +205,18 @@ def _parquet_uids(path: Path) -> Iterator[object]:
 
 
 def _tar_uids(path: Path) -> Iterator[object]:
+    with whole_tar(path) as tar:
+        for member in tar:
+            if member.isfile() and member.name.endswith(".json"):
+                yield json_uid(path, member.name, tar.extractfile(member))
+
+
+@contextmanager
+def whole_tar(path: Path) -> Iterator[tarfile.TarFile]:
+    """A tar to be read to its end; raises BadInput when it is not whole."""
     try:
         with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                if member.isfile() and member.name.endswith(".json"):
-                    yield _json_uid(path, member.name, tar.extractfile(member))
+            yield tar
             _check_end(path, tar)
     except OSError as error:
         raise from_os(path, error) from None
@@ -225,7 +232,7 @@ def _check_end(path: Path, tar: tarfile.TarFile) -> None:
         raise BadInput(path, f"is no whole tar file (byte {tar.offset:,} is neither a member nor the end)", "download the shard again")
 
 
-def _json_uid(path: Path, name: str, file: Any) -> object:
+def json_uid(path: Path, name: str, file: Any) -> object:
     try:
         return json.load(file)["uid"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
