@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
-import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
 from filters.maths import uids
 from filters.maths.arrays import U64
+from filters.pool import tars
 from filters.pool.errors import BadInput, from_os, shortened
 from filters.pool.files import move, read_npy_header, writing
 from filters.pool.place import Place, Remote
@@ -182,7 +181,7 @@ def _unique(found: U64) -> U64:
 
 
 def _held_in(path: Path) -> U64:
-    texts = list(_parquet_uids(path) if path.suffix == ".parquet" else _tar_uids(path))
+    texts = list(_parquet_uids(path) if path.suffix == ".parquet" else tars.uids(path))
     try:
         return uids.from_texts(texts)
     except uids.BadUid as bad:
@@ -201,32 +200,3 @@ def _parquet_uids(path: Path) -> Iterator[object]:
         raise BadInput(path, f"gives no columns uid and status ({reason})", "name a folder that img2dataset wrote") from None
     pairs = zip(table["uid"].to_pylist(), table["status"].to_pylist(), strict=True)
     return (uid for uid, status in pairs if status == "success")
-
-
-def _tar_uids(path: Path) -> Iterator[object]:
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                if member.isfile() and member.name.endswith(".json"):
-                    yield _json_uid(path, member.name, tar.extractfile(member))
-            _check_end(path, tar)
-    except OSError as error:
-        raise from_os(path, error) from None
-    except (tarfile.TarError, EOFError, ValueError) as error:
-        raise BadInput(path, f"is no whole tar file ({error})", "download the shard again") from None
-
-
-def _check_end(path: Path, tar: tarfile.TarFile) -> None:
-    """A tar ends with a block of zeros; tarfile takes any header that it cannot read for the end."""
-    assert tar.fileobj is not None, "an open tar has a file"
-    tar.fileobj.seek(tar.offset)
-    if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-        raise BadInput(path, f"is no whole tar file (byte {tar.offset:,} is neither a member nor the end)", "download the shard again")
-
-
-def _json_uid(path: Path, name: str, file: Any) -> object:
-    try:
-        return json.load(file)["uid"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        what = f"member {name} has no uid ({type(error).__name__}: {error})"
-        raise BadInput(path, what, "download with the uid column") from None
