@@ -32,6 +32,7 @@ from filters.work.workdir import Saved, WorkDir, beside, source_key
 
 SEEN_BEFORE = 1  # purpose of the hash that brings equal uids together
 BUCKETS = 4096
+GROUP = 1 << 16  # rows of a table that are read to find one
 LISTED = 1 << 20  # uids of a block, where some come more than once
 
 
@@ -298,7 +299,7 @@ def write_parquet(path: Path, table: Any) -> None:
     import pyarrow.parquet as pq
 
     with replacing(path) as file:
-        pq.write_table(table, file, write_page_checksum=True)
+        pq.write_table(table, file, row_group_size=GROUP, write_page_checksum=True)
 
 
 def _write_tables(verdict: Verdict, folder: Path) -> None:

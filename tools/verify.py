@@ -18,14 +18,12 @@ if __name__ == "__main__":
     importlib.import_module("filters.start").begin("tools.verify")
 
 import argparse
-import ast
-import json
 import math
 import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,23 +34,22 @@ import pyarrow.parquet as pq
 
 from baselines.soft_cap import NOISE, SoftCap
 from filters.densprune import RANDOM, DensityPrune
-from filters.filter import Filter
 from filters.maths import complexity, cut, kmeans, quota, softcap, uids
 from filters.maths.arrays import F64, I64, U64, Array, Bool
 from filters.maths.search import Levels
 from filters.pool import columns, subset
 from filters.pool.embeddings import raw_blocks
-from filters.pool.errors import BadInput, from_os
+from filters.pool.errors import BadInput
 from filters.pool.files import digest_of, sha256, told_of
 from filters.pool.place import place
 from filters.pool.pool import Pool, Shard
 from filters.scores import COLUMNS, computed
 from filters.semdedup import SemDeDup
 from filters.topscore import TopScore
+from tools.left.recipe import Rule, Stage, final_size, in_stage, main_column, rule_of
+from tools.left.run import Run, text_of
 
 TOLERANCE = 2e-5  # of products in float32, whatever the kernel
-KNOWN: dict[str, type[Filter]] = {one.__name__: one for one in (SemDeDup, TopScore, DensityPrune, SoftCap)}
-MEASURED = {SemDeDup: "dedup_similarity", TopScore: "score", DensityPrune: "concept", SoftCap: "draws"}
 
 
 # -- what is said
@@ -85,111 +82,6 @@ class Report:
         except (BadInput, pa.ArrowException, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             name = check.__name__.removeprefix("check_")
             self.check(name, [f"cannot be checked, found {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"], "")
-
-
-# -- what was run
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One filter of the recipe, and what its columns and files end in."""
-
-    filter: Filter
-    suffix: str
-
-    @property
-    def name(self) -> str:
-        return self.filter.name + self.suffix
-
-
-@dataclass
-class Recipe:
-    """The manifest's recipe, as far as its filters are known here."""
-
-    stages: list[Stage] = field(default_factory=list)
-    unknown: list[str] = field(default_factory=list)
-    chain: bool = True  # each stage sees what the one before left
-
-
-def recipe_of(text: str) -> Recipe:
-    """Read `repr` of a recipe: names, plain values and the signs >> & | - only."""
-    found, seen = Recipe(), Counter[str]()
-
-    def walk(node: ast.expr) -> None:
-        if isinstance(node, ast.BinOp):
-            found.chain &= isinstance(node.op, ast.RShift)
-            walk(node.left)
-            walk(node.right)
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in KNOWN:
-            made = KNOWN[node.func.id](**{str(one.arg): ast.literal_eval(one.value) for one in node.keywords})
-            seen[made.name] += 1
-            found.stages.append(Stage(made, f"_{seen[made.name]}" if seen[made.name] > 1 else ""))
-        else:
-            found.unknown.append(ast.unparse(node)[:60])
-
-    try:
-        walk(ast.parse(text, mode="eval").body)
-    except (SyntaxError, ValueError, TypeError):
-        found.unknown.append(text[:60])
-    found.chain &= not found.unknown
-    return found
-
-
-# -- what it left
-
-
-class Run:
-    """A finished run's folder."""
-
-    def __init__(self, folder: Path, save_path: Path | None) -> None:
-        self.folder = folder
-        try:
-            self.manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
-            self.shards: dict[str, str] = self.manifest["pool"]["shards"]
-            self.files: dict[str, dict[str, Any]] = self.manifest["files"]
-            self.save_path = save_path or Path(self.manifest["save_path"])
-            self.recipe = recipe_of(self.manifest["recipe"])
-            self.options: dict[str, Any] = self.manifest["options"]
-            self.location = place(self.manifest["pool"]["location"])
-        except OSError as error:
-            raise from_os(folder / "manifest.json", error) from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise BadInput(folder / "manifest.json", f"is no manifest ({error})", "name the work folder of a finished run") from None
-        if not self.save_path.is_file():
-            raise BadInput(self.save_path, "is not there", "give --save_path where the subset file lies now")
-
-    @property
-    def names(self) -> list[str]:
-        return [f"samples/{key}.parquet" for key in sorted(self.shards)]
-
-    def samples(self, name: str, wanted: list[str]) -> dict[str, Array]:
-        """Columns of one file: numbers with what stands for none, uids as (n, 2) uint64, statuses as text."""
-        table = pq.read_table(self.folder / name, columns=wanted, page_checksum_verification=True)
-        return {column: plain(table[column].combine_chunks()) for column in wanted}
-
-    def parts(self, *wanted: str) -> Iterator[tuple[str, dict[str, Array]]]:
-        return ((name, self.samples(name, list(wanted))) for name in self.names)
-
-    @property
-    def n(self) -> int:
-        """Samples of the pool that are neither outside nor repeated."""
-        return int(self.manifest["samples"])
-
-
-def plain(values: pa.Array) -> Array:
-    if pa.types.is_fixed_size_binary(values.type):
-        filled = values.fill_null(bytes(16)).cast(pa.binary(16)) if values.null_count else values
-        words = np.frombuffer(filled.buffers()[1], ">u8")[2 * filled.offset : 2 * (filled.offset + len(filled))]
-        return words.reshape(-1, 2).astype(np.uint64)
-    if pa.types.is_string(values.type):
-        return np.asarray(values.to_pylist(), object)
-    nothing = float("nan") if pa.types.is_floating(values.type) else -1
-    found: Array = values.fill_null(nothing).to_numpy(zero_copy_only=False)
-    return found
-
-
-def text_of(words: U64) -> str:
-    return uids.to_texts(words.reshape(1, 2))[0]
 
 
 # -- hashes and counts
@@ -249,16 +141,6 @@ def stage_counts(run: Run, stage: Stage) -> tuple[int, int]:
     return seen, kept
 
 
-def main_column(stage: Stage) -> str:
-    return MEASURED[type(stage.filter)] + stage.suffix
-
-
-def in_stage(stage: Stage, part: dict[str, Array]) -> tuple[Bool, Bool]:
-    """Of a chain's samples: which the stage saw, and which it left."""
-    known = ~columns.missing(part[main_column(stage)])
-    return known, known & (part["status"] != stage.name)
-
-
 # -- concepts
 
 
@@ -284,10 +166,6 @@ def check_concepts(run: Run, report: Report, stage: Stage) -> None:
     report.equal(f"{name} sum of quotas", name, int(told["quota"].sum()), final_size(density, run.n))
 
 
-def final_size(density: DensityPrune, n: int) -> int:
-    return density.size if density.size is not None else int(n * (density.fraction or 0))
-
-
 def expected_concepts(density: DensityPrune, n: int, spread: I64, centroids: Array) -> dict[str, Array]:
     members, intra, inter = spread[0], complexity.d_intra(spread), complexity.d_inter(centroids, density.neighbors)
     values: F64 = {"inter_intra": inter * intra, "uniform": np.ones(len(members)), "cluster_size": members.astype(np.float64)}[
@@ -307,37 +185,6 @@ def expected_concepts(density: DensityPrune, n: int, spread: I64, centroids: Arr
 
 
 # -- the cut, on all samples
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How a stage chose: by which column, in which groups, how many."""
-
-    by: str  # a column, or "uid" for the draw
-    largest: bool
-    group: str | None = None
-    threshold: float | None = None
-    strict_ties: bool = True  # equal values fall by uid; else all of them stay
-    quota: int | None = None  # rows that stay, when it is one number
-    at_least: bool = False  # as many, or more where they tie
-
-
-def rule_of(stage: Stage, seen: int, samples: int) -> Rule:
-    one, suffix = stage.filter, stage.suffix
-    if isinstance(one, SemDeDup):
-        by = f"dedup_similarity{suffix}"
-        return Rule(by, False, threshold=1 - one.eps) if one.eps is not None else Rule(by, False, quota=int(seen * (one.fraction or 0)))
-    if isinstance(one, SoftCap):
-        return Rule(f"draws{suffix}", True, threshold=1)
-    if isinstance(one, TopScore):
-        if one.threshold is not None:
-            return Rule(f"score{suffix}", True, threshold=one.threshold)
-        size = one.size if one.size is not None else int((samples if one.of == "pool" else seen) * (one.fraction or 0))
-        plus = one.ties == "all" and one.size is None  # METHOD 4: the score at that position stays too
-        return Rule(f"score{suffix}", True, strict_ties=one.ties == "uid", quota=min(seen, size + plus), at_least=one.ties == "all")
-    assert isinstance(one, DensityPrune), "these are the filters known here"
-    by = "uid" if one.prefer == "random" else f"distance{suffix}"
-    return Rule(by, one.prefer == "hard", group=f"concept{suffix}")
 
 
 def check_cut(run: Run, report: Report, stage: Stage) -> None:
@@ -667,6 +514,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser().error(f"--share must lie in [0, 1], got {given.share}")
     try:
         run = Run(given.work_dir, given.save_path)
+        if not run.save_path.is_file():
+            raise BadInput(run.save_path, "is not there", "give --save_path where the subset file lies now")
         check_left(run, report)
         if given.share:
             pool = Pool.open(given.metadata_dir or run.location, run.options["features_dir"], embeddings=run.manifest["pool"]["embeddings"])

@@ -144,31 +144,38 @@ BATCH = 1 << 16
 
 def parquet_batches(shard: Shard, name: str, pulse: Callable[[int], None]) -> Iterator[pa.Array]:
     """One column of a shard's table, a batch at a time; raises BadInput when pyarrow cannot read it or it fails validation."""
+    return (batch.column(0) for batch in table_batches(shard, [name], pulse))
+
+
+def table_batches(shard: Shard, names: list[str], pulse: Callable[[int], None]) -> Iterator[pa.RecordBatch]:
+    """Some columns of it, likewise."""
     import pyarrow as pa
 
     shard.check_unchanged(shard.parquet)
-    shard.column_type(name)
+    for name in names:
+        shard.column_type(name)
     rows = 0
     try:
-        for batch in _batches_of(shard, name, pulse):
+        for batch in _batches_of(shard, names, pulse):
             rows += len(batch)
-            yield batch.column(0)
+            yield batch
     except OSError as error:
         raise (unreadable if error.errno is None else from_os)(shard.parquet, error) from None
     except (pa.ArrowException, MemoryError, ValueError) as error:
         raise unreadable(shard.parquet, error) from None
     if rows != shard.rows:
-        raise BadInput(shard.parquet, f"column '{name}' has {rows:,} values, the footer {shard.rows:,} rows", "download it again")
+        what = f"column '{names[0]}' has {rows:,} values, the footer {shard.rows:,} rows"
+        raise BadInput(shard.parquet, what, "download it again")
 
 
-def _batches_of(shard: Shard, name: str, pulse: Callable[[int], None]) -> Iterator[pa.RecordBatch]:
+def _batches_of(shard: Shard, names: list[str], pulse: Callable[[int], None]) -> Iterator[pa.RecordBatch]:
     if not isinstance(shard.parquet, Remote):
-        yield from batches(shard.parquet, [name], pulse)
+        yield from batches(shard.parquet, names, pulse)
         return
     import pyarrow.parquet as pq
 
     with Opened(shard.parquet, pulse) as file:
-        yield from _batches(file, [name], pulse, pq.read_metadata(io.BytesIO(shard.tail)))
+        yield from _batches(file, names, pulse, pq.read_metadata(io.BytesIO(shard.tail)))
 
 
 def batches(path: Path, names: list[str], pulse: Callable[[int], None]) -> Iterator[pa.RecordBatch]:

@@ -132,7 +132,7 @@ def held(path: Place, run: Map = map) -> U64:
     files = held_files(path)
     if not files:
         raise BadInput(path, "holds neither .tar nor .parquet files", "name the folder of the downloaded shards")
-    return _unique(np.concatenate(list(run(_held_in, files))))
+    return _unique(np.concatenate(list(run(held_in, files))))
 
 
 def held_at_most(path: Place, most: int) -> int:
@@ -180,7 +180,8 @@ def _unique(found: U64) -> U64:
     return result
 
 
-def _held_in(path: Path) -> U64:
+def held_in(path: Path) -> U64:
+    """The uids that a shard holds, as they lie, by its parquet or by its tar."""
     texts = list(_parquet_uids(path) if path.suffix == ".parquet" else tars.uids(path))
     try:
         return uids.from_texts(texts)

@@ -1,0 +1,1 @@
+"""What `tools/download.py images` is made of."""

@@ -1,0 +1,1 @@
+"""What `tools/download.py metadata` is made of."""
