@@ -7,6 +7,7 @@ import difflib
 import hashlib
 import pickle
 import re
+import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -166,7 +167,10 @@ def _loaded(wish: Wish) -> Loaded:
     timm, open_clip = library("timm"), library("open_clip")
     name = ALIASES.get(wish.model, wish.model).removeprefix("timm/")
     arch, _, weights = wish.model.partition("/")
-    if timm.is_model(name) and (name in timm.list_pretrained() or "." not in name):
+    if timm.is_model(name) and "." in name and name not in timm.list_pretrained():
+        near = ", ".join(timm.list_pretrained(f"{name.partition('.')[0]}.*"))
+        raise BadInput(f"--model {wish.model}", "are no weights that timm knows", f"take one of {near}")
+    if timm.is_model(name):
         return _of_timm(timm, name, wish)
     if arch in open_clip.list_models() and (weights or wish.checkpoint):
         return _of_open_clip(open_clip, arch, weights, wish)
@@ -188,13 +192,13 @@ def _unknown(model: str, names: list[str]) -> BadInput:
 @contextmanager
 def _weights(wish: Wish) -> Iterator[None]:
     """What a library raises where it cannot have the weights, in one line."""
-    import torch
+    from safetensors import SafetensorError
 
+    # Whatever a broken file makes its reader raise.
+    unreadable = (OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, EOFError, struct.error, pickle.UnpicklingError)
     try:
         yield
-    except (OSError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
+    except (*unreadable, SafetensorError) as error:
         reason = " ".join(str(error).split())
         if wish.checkpoint is not None:
             if isinstance(error, OSError) and error.errno is not None:

@@ -18,6 +18,7 @@ from filters.command import Meter, Quiet
 from filters.maths import uids
 from filters.maths.arrays import I64, U64, Array, Bool
 from filters.pool.columns import read_uids, text_batches
+from filters.pool.errors import BadInput
 from filters.pool.files import replacing, room
 from filters.pool.pool import Pool, Shard
 from filters.work.engine import Engine
@@ -109,19 +110,27 @@ def embed_images(run: Run, find: Callable[[U64], I64]) -> None:
     units = [run.of_tar(tar) for tar in run.tars]
     todo = [at for at, wanted in enumerate(run.todo(units)) if wanted]
 
+    broken: list[BadInput] = []
+
     def jobs() -> Iterator[Batch]:
         for at in todo:
-            yield from batches(run.tars[at], at, find, run.batch_size, run.encoder.preparation)
+            try:
+                yield from batches(run.tars[at], at, find, run.batch_size, run.encoder.preparation)
+            except BadInput as fault:  # the other tars are done meanwhile
+                run.console.say(str(fault))
+                broken.append(fault)
 
     meter = Meter(run.console, "images", sum(run.tars[at].stat().st_size for at in todo))
     parts: list[Embedded] = []
     for part in _embedded(run, jobs()):
-        parts.append(part)
+        parts = [*(parts if parts and parts[0].origin.tar == part.origin.tar else ()), part]  # of a broken tar there is no last one
         meter(part.origin.size)
         if part.origin.last:
             units[part.origin.tar].save(_unit(run.tars[part.origin.tar], parts))
-            parts = []
     run.console.end()
+    if broken:
+        what = f"{broken[0].found}; of {len(units)} tars {len(broken)} cannot be read, all others are done"
+        raise BadInput(broken[0].where, what, broken[0].do)
 
 
 class Embedded(NamedTuple):
