@@ -27,7 +27,7 @@ from filters.pool import subset
 from tests.imageserver import Server, picture, serving, size_of
 from tests.pools import disk, random_uids, read_subset
 from tools import download
-from tools.images import outside
+from tools.images import asking, outside
 from tools.images.kinds import kind_of, may_pass
 from tools.images.urls import EMPTY, LOCAL, MALFORMED, PRIVATE, SCHEME, USER, fault
 
@@ -410,6 +410,33 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_asked(small: Small,
     assert "too little space: 2.1 MB" in capsys.readouterr().err
 
 
+def test_shards_that_tell_no_uids_are_refused(small: Small, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_shard(tmp_path / "shards", 0, {small[2][0].uid: None})
+    pq.write_table(pa.table({"key": ["000000000000"], "status": ["success"]}), tmp_path / "shards" / "00000000.parquet")
+    assert download.main(call(*small[:2], tmp_path / "shards", "--dry_run")) == 2
+    assert "00000000.parquet: is no table of img2dataset's with uids" in capsys.readouterr().err
+
+
+@real
+def test_shards_are_not_put_on_a_disk_of_their_own(small: Small, capsys: pytest.CaptureFixture[str]) -> None:
+    with disk("1m") as folder:
+        assert download.main(call(*small[:2], folder)) == 2
+        assert not list(folder.iterdir())
+    assert "is a disk of its own; name a folder on it" in capsys.readouterr().err
+
+
+@real
+def test_an_img2dataset_that_does_not_start_is_told_by_its_last_words(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "wandb.py").write_text("raise ImportError('not today')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert download.main(call(*small[:2], tmp_path / "shards")) == 2
+    told = capsys.readouterr()
+    assert re.search(r"^no answer +60$", told.out, re.MULTILINE)
+    assert "img2dataset has not finished 1 shards; it ends with ImportError: not today; the same command goes on" in told.err
+
+
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
@@ -508,6 +535,19 @@ def test_a_second_round_asks_again_for_what_may_pass_and_for_nothing_else(server
     assert "timed out" in told_by(call(one, pool, shards, "--allow_private", "--rounds", "2"))
     assert samples(shards).keys() == {rows[0].uid, rows[3].uid}
     assert [server.asked[f"/{path}"] for path in paths] == [2, 2, 1, 1, 2]
+
+
+@real
+@pytest.mark.slow
+def test_a_download_in_which_nothing_goes_on_is_ended(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [Row("1", f"{server.url}/silent/1")]
+    one, pool = write_subset(tmp_path / "one.npy", ["1"]), write_pool(tmp_path / "pool", rows, shards=1)
+    monkeypatch.setattr(asking, "STALLED", 2.0)
+    assert download.main(call(one, pool, tmp_path / "shards", "--allow_private")) == 2
+    assert "has not finished 1 shards" in capsys.readouterr().err
+    assert not at_work(tmp_path)
 
 
 GUARDED = """

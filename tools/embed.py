@@ -79,7 +79,7 @@ class Means:
     device: str = option("auto, cpu, cuda or cuda:N; auto: a GPU where there is one", "auto")
     precision: str | None = option("of the model's products [default: fp16 on a GPU, else fp32]", None, choices=PRECISIONS)
     batch_size: int = option(
-        "images, or captions, that the model gets at a time; another one may change last bits", 64, interval="[1, inf)"
+        "images, or captions, that the model gets at a time; another one may change last bits", 32, interval="[1, inf)"
     )
     engine: str | None = option(
         "threads decode and embed, processes decode [default: processes beside a GPU, else threads]", None, choices=("threads", "processes")

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
+import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
 from filters.maths import uids
 from filters.maths.arrays import U64
-from filters.pool import tars
 from filters.pool.errors import BadInput, from_os, shortened
 from filters.pool.files import move, read_npy_header, writing
 from filters.pool.place import Place, Remote
@@ -182,7 +183,7 @@ def _unique(found: U64) -> U64:
 
 def held_in(path: Path) -> U64:
     """The uids that a shard holds, as they lie, by its parquet or by its tar."""
-    texts = list(_parquet_uids(path) if path.suffix == ".parquet" else tars.uids(path))
+    texts = list(_parquet_uids(path) if path.suffix == ".parquet" else _tar_uids(path))
     try:
         return uids.from_texts(texts)
     except uids.BadUid as bad:
@@ -201,3 +202,39 @@ def _parquet_uids(path: Path) -> Iterator[object]:
         raise BadInput(path, f"gives no columns uid and status ({reason})", "name a folder that img2dataset wrote") from None
     pairs = zip(table["uid"].to_pylist(), table["status"].to_pylist(), strict=True)
     return (uid for uid, status in pairs if status == "success")
+
+
+def _tar_uids(path: Path) -> Iterator[object]:
+    with whole_tar(path) as tar:
+        for member in tar:
+            if member.isfile() and member.name.endswith(".json"):
+                yield json_uid(path, member.name, tar.extractfile(member))
+
+
+@contextmanager
+def whole_tar(path: Path) -> Iterator[tarfile.TarFile]:
+    """A tar to be read to its end; raises BadInput when it is not whole."""
+    try:
+        with tarfile.open(path, "r:") as tar:
+            yield tar
+            _check_end(path, tar)
+    except OSError as error:
+        raise from_os(path, error) from None
+    except (tarfile.TarError, EOFError, ValueError) as error:
+        raise BadInput(path, f"is no whole tar file ({error})", "download the shard again") from None
+
+
+def _check_end(path: Path, tar: tarfile.TarFile) -> None:
+    """A tar ends with a block of zeros; tarfile takes any header that it cannot read for the end."""
+    assert tar.fileobj is not None, "an open tar has a file"
+    tar.fileobj.seek(tar.offset)
+    if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise BadInput(path, f"is no whole tar file (byte {tar.offset:,} is neither a member nor the end)", "download the shard again")
+
+
+def json_uid(path: Path, name: str, file: Any) -> object:
+    try:
+        return json.load(file)["uid"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        what = f"member {name} has no uid ({type(error).__name__}: {error})"
+        raise BadInput(path, what, "download with the uid column") from None

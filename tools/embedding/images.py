@@ -17,10 +17,9 @@ import numpy as np
 
 from filters.maths import uids
 from filters.maths.arrays import I64, U8, U64, Bool
-from filters.pool import tars
 from filters.pool.errors import BadInput, printable
-from filters.pool.tars import Sample
 from tools.embedding import libraries
+from tools.embedding.tars import Sample, samples
 
 READ = 256  # samples whose uids are looked up together
 
@@ -68,8 +67,8 @@ def batches(path: Path, tar: int, find: Callable[[U64], I64], size: int, prepara
     """
     waiting: list[tuple[int, Sample]] = []
     seen = outside = 0
-    samples = tars.images(path)
-    while some := list(islice(samples, READ)):
+    found = samples(path)
+    while some := list(islice(found, READ)):
         places = find(_uids(path, seen, some))
         waiting += [(int(place), sample) for place, sample in zip(places, some, strict=True) if place >= 0]
         seen, outside = seen + len(some), outside + int((places < 0).sum())
@@ -84,11 +83,11 @@ def _origin(tar: int, some: list[tuple[int, Sample]]) -> Origin:
     return Origin(tar, np.array([place for place, _ in some], np.int64), sum(len(sample.image) for _, sample in some))
 
 
-def _uids(path: Path, before: int, samples: list[Sample]) -> U64:
+def _uids(path: Path, before: int, some: list[Sample]) -> U64:
     try:
-        return uids.from_texts([sample.uid for sample in samples])
+        return uids.from_texts([sample.uid for sample in some])
     except uids.BadUid as bad:
-        raise BadInput(path, f"sample {before + bad.row:,}: {bad.said}", tars.AGAIN) from None
+        raise BadInput(path, f"sample {before + bad.row:,}: {bad.said}", "download the shard again") from None
 
 
 def decode(batch: Batch) -> Decoded:

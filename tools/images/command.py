@@ -169,13 +169,13 @@ def _alone(call: Download) -> Iterator[None]:
     folder = call.shards.folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        held = WorkDir(call.work)
-        apart = call.work.stat().st_dev != folder.stat().st_dev
+        apart = folder.stat().st_dev != folder.parent.stat().st_dev
     except OSError as error:
         raise from_os(folder, error) from None
+    if apart:
+        raise BadInput(folder, "is a disk of its own", "name a folder on it")
+    held = WorkDir(call.work)
     try:
-        if apart:
-            raise BadInput(folder, "is a disk of its own", "name a folder on it")
         yield
     finally:
         held.close()

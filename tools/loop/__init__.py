@@ -1,0 +1,1 @@
+"""What tools/datacomp.py is made of."""

@@ -1,0 +1,74 @@
+"""DataComp's checkout and the Python that runs it. Its scripts run as they are, in processes that never see this repository."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from filters.pool.errors import BadInput, from_os
+
+ROOT = Path(__file__).parents[2]
+OUTSIDE = Path(__file__).with_name("outside.py")
+HOME = "https://github.com/mlfoundations/datacomp"
+FILES = ("resharder.py", "train.py", "scale_configs.py", "evaluate.py", "tasklist.yml", "eval_utils/main.py")
+GRACE = 10.0  # seconds that a script has to end when it is told to
+
+
+@dataclass(frozen=True)
+class Checkout:
+    folder: Path
+    python: str
+
+    def missing(self) -> list[str]:
+        """Its files that are not there."""
+        return [name for name in FILES if not (self.folder / name).is_file()]
+
+    def output_of(self, arguments: list[str]) -> bytes:
+        """stdout of a short run; raises BadInput where the Python does not run."""
+        try:
+            return subprocess.run([self.python, *arguments], env=_environment(), capture_output=True, check=True).stdout
+        except subprocess.CalledProcessError as error:
+            said = error.stderr.decode(errors="replace").strip().splitlines() or ["nothing"]
+            raise BadInput(self.python, f"ended with {error.returncode} and said {said[-1]}", "name another --python") from None
+        except OSError as error:
+            raise from_os(self.python, error) from None
+
+    def run(self, arguments: list[str], log: Path, tell: Callable[[Callable[[], str]], None]) -> int:
+        """Run a script of the checkout to its end, what it says in a log; gives its exit code, which says little."""
+        began = time.monotonic()
+        try:
+            with log.open("wb") as file:
+                process = subprocess.Popen(
+                    [self.python, *arguments], env=_environment(), stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+                )
+        except OSError as error:
+            raise from_os(self.python, error) from None
+        try:
+            while process.poll() is None:
+                time.sleep(0.1)
+                tell(lambda: f"{log.name} has been written for {time.monotonic() - began:.0f} s")
+        finally:
+            _end(process)
+        return process.returncode
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Nothing of a script outlives us: its workers are of its session."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is None:
+            os.killpg(process.pid, number)
+            try:
+                process.wait(GRACE)
+            except subprocess.TimeoutExpired:
+                continue
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without this repository; DataComp's checkpoints hold what torch unpickles only when it is told to."""
+    places = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place and Path(place).resolve() != ROOT]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(places), "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
