@@ -27,6 +27,7 @@ class Sample(NamedTuple):
 
 def samples(path: Path) -> Iterator[Sample]:
     """The samples of a tar that have an image; raises BadInput for a tar that is not whole, and for an image without a uid."""
+    lone = None
     with whole_tar(path) as tar:
         for key, group in groupby((member for member in tar if member.isfile()), _key):
             image, uid = None, None
@@ -35,10 +36,12 @@ def samples(path: Path) -> Iterator[Sample]:
                     image = (member.name, _opened(tar, member).read())
                 elif _end(member) == "json":
                     uid = json_uid(path, member.name, _opened(tar, member))
-            if image is not None:
-                if uid is None:
-                    raise BadInput(path, f"member {image[0]} has no {key}.json beside it", "download with the uid column")
+            if image is not None and uid is not None:
                 yield Sample(image[0], uid, image[1])
+            elif image is not None:
+                lone = lone or f"member {image[0]} has no {key}.json beside it"
+    if lone is not None:  # told now: a tar that is cut off between the two is not whole, which says more
+        raise BadInput(path, lone, "download with the uid column")
 
 
 def _opened(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
