@@ -38,6 +38,7 @@ from tools.left.run import Run, harmed_named
 
 MEMORY = 8e8  # bytes that sorting takes
 SHIFT, POSITION = np.uint64(40), np.uint64((1 << 40) - 1)  # a group and a position share a word
+MANY = 1 << 22  # uids that are found at once
 ENDS = 3  # samples at either end of a group that are marked
 
 
@@ -189,10 +190,10 @@ class _Making:
         positions, rows = self._array("positions.npy", (self._n,), self._kind), self._array("rows.npy", (self._n,), self._kind)
         rows[:] = np.iinfo(self._kind).max
         start = 0
-        for part in self._batches("places", ["uid"]):
-            order = uids.order_of_many(part["uid"])  # neighbours are found together
+        for words in _together((part["uid"] for part in self._batches("places", ["uid"])), MANY):
+            order = uids.order_of_many(words)  # neighbours are found together: a look at a page of the table serves many
             found = np.empty(len(order), np.int64)
-            found[order] = uids.find(table, part["uid"][order])
+            found[order] = uids.find(table, words[order])
             positions[start : start + len(found)] = found
             new = rows[found] == np.iinfo(self._kind).max
             at, first = np.unique(found[new], return_index=True)
@@ -233,6 +234,18 @@ class _Making:
 
 def _keys(rule: Rule, part: dict[str, Array], seed: int) -> U64:
     return uids.hashed(part["uid"], seed, RANDOM) if rule.by == "uid" else cut.keys(part[rule.by], rule.largest)
+
+
+def _together(blocks: Iterable[U64], rows: int) -> Iterator[U64]:
+    """The same rows in blocks of at least so many, but for the last."""
+    held: list[U64] = []
+    for block in blocks:
+        held.append(block)
+        if sum(map(len, held)) >= rows:
+            yield np.concatenate(held)
+            held = []
+    if held:
+        yield np.concatenate(held)
 
 
 class _Ties:
