@@ -112,6 +112,8 @@ REFUSED = {
     "http://169.254.169.254/latest/meta-data": PRIVATE,
     "http://172.16.0.1/a.jpg": PRIVATE,
     "http://192.168.1.1/a.jpg": PRIVATE,
+    "http://192.0.0.192/latest/": PRIVATE,
+    "http://168.63.129.16/machine": PRIVATE,
     "http://224.0.0.1/a.jpg": PRIVATE,
     "http://240.0.0.1/a.jpg": PRIVATE,
     "http://255.255.255.255/a.jpg": PRIVATE,
@@ -123,6 +125,7 @@ REFUSED = {
     "http://[2002:7f00:1::]/a.jpg": PRIVATE,
     "http://[fe80::1%25eth0]/a.jpg": PRIVATE,
     "http://[fc00::1]/a.jpg": PRIVATE,
+    "http://[3fff::1]/a.jpg": PRIVATE,
     "http://[fec0::1]/a.jpg": PRIVATE,
     "http://[ff02::1]/a.jpg": PRIVATE,
 }
