@@ -58,6 +58,8 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(401)
         elif fault.isdecimal():
             self.answer(int(fault))
+        elif fault.startswith("until "):
+            self.answer(503, {"Retry-After": fault.removeprefix("until ")})
         elif fault == "later":
             self.web.closed[name] = time.monotonic() + 1
             self.answer(429, {"Retry-After": "1"})
