@@ -278,6 +278,16 @@ def test_what_is_read_from_is_never_emptied(given: Path, capsys: pytest.CaptureF
     assert reshard(given, "--subset", given / "out/sample_ids.npy") == 0  # it is only read back
 
 
+def test_what_is_there_stays_where_a_new_reshard_could_not_begin(given: Path, checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_output(given, right())
+    (given / "nothing").mkdir()
+    assert reshard(given, "--datacomp_dir", checkout, "--shards_dir", given / "nothing", "--overwrite") == 2
+    assert "holds no shard such as 00000000.tar" in capsys.readouterr().err
+    assert reshard(given, "--datacomp_dir", given / "nothing", "--overwrite") == 2
+    assert "resharder.py: is not there; git clone" in capsys.readouterr().err
+    assert reshard(given) == 0
+
+
 @pytest.mark.parametrize("order", [LISTED[::-1], []])
 def test_a_subset_that_the_resharder_would_take_without_a_word_is_refused(given: Path, order: list[str]) -> None:
     np.save(given / "subset.npy", np.array([divmod(int(uid, 16), 2**64) for uid in order], "u8,u8"))

@@ -32,6 +32,13 @@ class Checkout:
         """Its files that are not there."""
         return [name for name in FILES if not (self.folder / name).is_file()]
 
+    def script(self, name: str) -> Path:
+        """One of its files, from any folder; raises BadInput where it is not there."""
+        path = self.folder.resolve() / name
+        if not path.is_file():
+            raise BadInput(path, "is not there", f"git clone {HOME}, and name it with --datacomp_dir")
+        return path
+
     def output_of(self, arguments: list[str]) -> bytes:
         """stdout of a short run; raises BadInput where the Python does not run."""
         try:

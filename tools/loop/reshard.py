@@ -36,9 +36,10 @@ class Reshard:
             raise BadInput(self.subset, "lists no uid", "name a subset that keeps some")
         if not overwrite and self._found():
             return self._judged(console, do)
+        arguments = self._arguments(checkout)  # before anything is cleared away
         with logged(self.log) as log:
             self._clear()
-            code = checkout.run(self._arguments(checkout), log, console.tell)
+            code = checkout.run(arguments, log, console.tell)
         return self._judged(console, f"resharder.py ended with {code}, its log is {self.log}")
 
     def _arguments(self, checkout: Checkout) -> list[str]:
@@ -46,7 +47,7 @@ class Reshard:
         numbers = [int(path.stem) for path in input_shards(self.source)]
         places = ["-i", str(self.source.resolve()), "-o", str(self.output.resolve()), "-s", str(self.subset.resolve())]
         shards = ["--first-shard", str(numbers[0]), "-n", str(numbers[-1] - numbers[0] + 1)]
-        return [str(checkout.folder.resolve() / "resharder.py"), *places, *shards, "-j", str(self.workers)]
+        return [str(checkout.script("resharder.py")), *places, *shards, "-j", str(self.workers)]
 
     def _found(self) -> list[Path]:
         """What lies in the output, which is a folder from now on."""

@@ -81,7 +81,7 @@ class Training:
         places = ["--data_dir", str(self.data.resolve()), "--output_dir", str(self.output.parent.resolve()), "--exp_name", self.output.name]
         more = CHEAP if self.scale == TINY else ()
         named = ["--scale", self.scale, "--seed", str(self.seed), *more, *self.arguments]
-        return [*outside(checkout, checkout.folder.resolve() / "train.py"), *places, *named]
+        return [*outside(checkout, checkout.script("train.py")), *places, *named]
 
     def _judged(self, do: str) -> Trained:
         faults, told = [], self._checkpoint()
@@ -154,7 +154,7 @@ class Evaluation:
         """evaluate.py reads the tasks beside itself: a link to it stands beside those that are wanted."""
         with tempfile.TemporaryDirectory() as folder:
             script = Path(folder) / "evaluate.py"
-            script.symlink_to(checkout.folder.resolve() / "evaluate.py")
+            script.symlink_to(checkout.script("evaluate.py"))
             script.with_name("tasklist.yml").write_bytes(tasks.read_bytes())
             places = ["--train_output_dir", str(self.trained.resolve()), "--data_dir", str(self.sets.resolve())]
             with logged(self.log) as log:
