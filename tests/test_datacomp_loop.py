@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import tarfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from tools import datacomp
-from tools.loop.checkout import FILES, ROOT, Checkout
+from tools.loop.checkout import FILES, ROOT, Checkout, logged
 from tools.loop.doctor import NEEDS
 
 REPO = os.environ.get("DATACOMP_REPO")
@@ -113,6 +114,40 @@ def test_its_processes_do_not_see_this_repository(checkout: Path, python: Path, 
     seen = Checkout(checkout, sys.executable).output_of(["-c", "import sys; print(sys.path)"]).decode()
     assert "'/elsewhere'" in seen
     assert f"'{ROOT}'" not in seen
+
+
+STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(600)"
+LEAVES = f"""
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", {STUBBORN!r}], stdout=subprocess.PIPE)
+child.stdout.readline()
+print(child.pid)
+"""
+
+
+def test_a_worker_that_outlives_its_script_is_ended(checkout: Path, tmp_path: Path) -> None:
+    with logged(tmp_path / "a.log") as log:
+        assert Checkout(checkout, sys.executable).run(["-c", LEAVES], log, lambda line: None) == 0
+    pid = int((tmp_path / "a.log").read_text())
+    for _ in range(100):  # whoever inherits it has yet to ask for it
+        if not alive(pid):
+            break
+        time.sleep(0.1)
+    assert not alive(pid)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and that nobody has asked for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_without_git_a_checkout_is_usable(checkout: Path, python: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(python.parent))
+    (python.parent / "sh").symlink_to("/bin/sh")
+    assert run("doctor", "--datacomp_dir", checkout, "--python", python) == 0
 
 
 # -- read-back
@@ -231,6 +266,16 @@ def test_a_folder_that_no_resharder_wrote_is_not_emptied(given: Path, capsys: py
     assert reshard(given, "--overwrite") == 2
     assert "holds what no resharder wrote" in capsys.readouterr().err
     assert (given / "out/00000000.tar").exists()
+
+
+def test_what_is_read_from_is_never_emptied(given: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_output(given, right())
+    before = {path.name: path.read_bytes() for path in (given / "out").iterdir()}
+    for places in (("--subset", given / "out/sample_ids.npy"), ("--shards_dir", given / "out"), ("--shards_dir", given / "shards/../out")):
+        assert reshard(given, *places, "--overwrite") == 2
+        assert "is where the shards or the subset are read from" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in (given / "out").iterdir()} == before
+    assert reshard(given, "--subset", given / "out/sample_ids.npy") == 0  # it is only read back
 
 
 @pytest.mark.parametrize("order", [LISTED[::-1], []])

@@ -23,7 +23,7 @@ import torch
 
 from baselines import run as baselines
 from filters.pool import demo
-from tests.test_datacomp_loop import IN_INPUT, run, sample, write_shard
+from tests.test_datacomp_loop import IN_INPUT, alive, run, sample, write_shard
 from tests.test_datacomp_loop import checkout as checkout
 from tests.test_datacomp_loop import python as python
 from tools.loop import evalset
@@ -127,6 +127,9 @@ FAULTS: list[tuple[Callable[[Path], object], str]] = [
     (lambda ready: (ready / "out.log").write_text(""), "logged the losses []"),
     (lambda ready: (ready / "checkpoints/epoch_latest.pt").unlink(), "has a checkpoint of None epochs of 1"),
     (lambda ready: (ready / "checkpoints/epoch_latest.pt").write_bytes(b"PK\x03\x04 cut off"), "has a checkpoint that cannot be read"),
+    (lambda ready: (ready / "checkpoints/epoch_latest.pt").write_bytes(b"\x80\x02K\x01."), "has a checkpoint that cannot be read"),
+    (lambda ready: torch.save([1], ready / "checkpoints/epoch_latest.pt"), "has a checkpoint that cannot be read"),
+    (lambda ready: (ready / "out.log").write_text("Epoch: 0 Loss: none ("), "logged the losses [nan]"),
 ]
 
 
@@ -146,6 +149,9 @@ def test_what_another_training_left_is_not_gone_on_with(stand_in: Path, data: Pa
     assert train(data) == 0
     assert train(data, "--seed", "2") == 2
     assert "was made of another subset or with other settings" in capsys.readouterr().err
+    (data.parent / "model.json").write_text("[")
+    assert train(data) == 2
+    assert "was made of another subset or with other settings" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -163,12 +169,22 @@ def test_an_interrupted_training_ends_with_its_processes_and_goes_on(stand_in: P
     assert train(data) == 0
 
 
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and that nobody has asked for does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+def test_while_a_script_works_on_for_one_that_was_killed_nobody_else_begins(stand_in: Path, data: Path, capsys: Capture) -> None:
+    (stand_in / "hang").touch()
+    command = [sys.executable, ROOT / "tools/datacomp.py", "train", "--data_dir", data, "--output_dir", data.parent / "model", "--tiny"]
+    process = subprocess.Popen([*map(str, command)], stderr=subprocess.DEVNULL)
+    while not (stand_in / "pids").exists() or not (stand_in / "pids").read_text().endswith("\n"):
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert train(data) == 2
+    assert "model.log: is being written by another call, or by what one left behind" in capsys.readouterr().err
+    for pid in map(int, (stand_in / "pids").read_text().split()):
+        os.kill(pid, signal.SIGKILL)
+        while alive(pid):
+            time.sleep(0.05)
+    (stand_in / "hang").unlink()
+    assert train(data) == 0
 
 
 # -- evaluate
@@ -195,6 +211,8 @@ def test_each_task_of_the_list_has_its_metric(stand_in: Path, tmp_path: Path, ca
         ('{"own": 0.5}', "has no result of 1 of 2 tasks, first other/task"),
         ("{}", "has no result of 2 of 2 tasks, first own"),
         ('{"own": NaN, "other/task": 1}', "has a result that is no number, first own"),
+        ('{"own": "0.5", "other/task": 1}', "is not as evaluate.py writes it"),
+        ('{"own": 1%s, "other/task": 1}' % ("0" * 400), "is not as evaluate.py writes it"),
         ("no json", "has no result of 2 of 2 tasks, first own"),
     ],
 )
@@ -210,6 +228,20 @@ def test_results_that_were_cut_off_are_named(stand_in: Path, tmp_path: Path, cap
     (tmp_path / "model/eval_results.jsonl").write_text('{"key": "own", "metr')
     assert evaluate(tmp_path / "model", tmp_path) == 2
     assert "eval_results.jsonl: is not as evaluate.py writes it" in capsys.readouterr().err
+
+
+def test_results_of_other_sets_are_not_taken_for_those_of_these(stand_in: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "model").mkdir()
+    for sets, labels in (("one", "0"), ("two", "1")):
+        (tmp_path / sets / "wds_own_test").mkdir(parents=True)
+        (tmp_path / sets / "wds_own_test/labels").write_text(labels)
+    assert evaluate(tmp_path / "model", tmp_path / "one") == 0
+    assert evaluate(tmp_path / "model", tmp_path / "two") == 2
+    assert "has results of another wds_own_test; remove eval_results.jsonl" in capsys.readouterr().err
+    assert evaluate(tmp_path / "model", tmp_path / "one") == 0
+    (tmp_path / "model/eval_results.jsonl").unlink()
+    assert evaluate(tmp_path / "model", tmp_path / "two") == 0
+    assert calls(stand_in) == ["evaluate model"] * 2
 
 
 # -- evaluation sets
@@ -229,6 +261,31 @@ def test_a_set_of_a_folder_is_laid_out_as_evaluate_reads_one(tmp_path: Path) -> 
     assert [found[name] for name in sorted(found) if name.endswith(".jpg")] == [b"one", b"two", b"three"]
     assert [found[name] for name in sorted(found) if name.endswith(".cls")] == [b"0", b"1", b"1"]
     assert run("evalset", "--from_dir", tmp_path, "--output_dir", tmp_path / "sets") == 2
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others/tasklist.yml").write_text("mine")
+    assert run("evalset", "--from_dir", tmp_path, "--output_dir", tmp_path / "others") == 2
+    assert (tmp_path / "others/tasklist.yml").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "said"),
+    [
+        ([b"one"], [None], "has label None"),
+        ([b"one"], [1.0], "has label 1.0"),
+        ([b"one", None], [0, 1], "row 1 has no bytes of an image"),
+        ([b"", b"one"], [0, 1], "row 0 has no bytes of an image"),
+        ([{"bytes": b"one"}], [0], "row 0 has no bytes of an image"),
+    ],
+)
+def test_a_table_of_other_types_makes_no_set(
+    tmp_path: Path, images: list[object], labels: list[object], said: str, capsys: Capture
+) -> None:
+    (tmp_path / "classnames.txt").write_text("cat\ndog\n")
+    (tmp_path / "templates.txt").write_text("a photo of a {c}\n")
+    pq.write_table(pa.table({"image": images, "label": labels}), tmp_path / "test.parquet")
+    assert run("evalset", "--from_dir", tmp_path, "--output_dir", tmp_path / "sets") == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "sets").exists()
 
 
 @pytest.mark.parametrize(
@@ -286,6 +343,21 @@ def test_two_subsets_of_one_name_are_refused(stand_in: Path, pool: Path, capsys:
     assert run("loop", "--subset", pool / "first.npy", pool / "elsewhere/first.npy", *places) == 2
     assert "--subset: names first twice" in capsys.readouterr().err
     assert calls(stand_in) == []
+
+
+def test_seeds_that_are_named_twice_and_tasks_without_a_metric_make_no_table(stand_in: Path, pool: Path, capsys: Capture) -> None:
+    assert loop(pool, "--seeds", "1", "2", "1") == 2
+    assert "--seeds: names 1 twice" in capsys.readouterr().err
+    (stand_in / "scores.json").write_text('{"own": null, "other/task": null}')
+    assert loop(pool) == 2
+    assert "has no task with a main metric" in capsys.readouterr().err
+
+
+def test_shards_of_another_subset_are_named_with_what_makes_them_anew(stand_in: Path, pool: Path, capsys: Capture) -> None:
+    assert loop(pool) == 0
+    np.save(pool / "first.npy", np.array([(0, 3), (0, 3)], "u8,u8"))
+    assert loop(pool) == 2
+    assert f"remove {pool}/work/first/shards, and it is made anew" in capsys.readouterr().err
 
 
 REAL = {name: os.environ.get(name) for name in ("DATACOMP_REPO", "DATACOMP_PYTHON")}

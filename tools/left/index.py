@@ -18,7 +18,6 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from filters.pool.columns import missing
 from filters.pool.errors import from_os
 from filters.pool.files import UNREADABLE, unsealed, write_sealed
 from filters.pool.uidsort import sorted_list
+from filters.work.workdir import WorkDir
 from tools.left.recipe import Rule, Stage, main_column, rule_of
 from tools.left.run import Run, harmed_named
 
@@ -84,17 +84,31 @@ class Index:
         self._places = {one.name: np.load(folder / f"{one.name}.places.npy", mmap_mode="r") for one in self.stages}
         self.counts = {one.name: np.load(folder / f"{one.name}.counts.npy") for one in self.stages}
         self._starts = np.load(folder / "starts.npy")
+        marks = {one.name: np.load(folder / f"{one.name}.marks.npy").tolist() for one in self.stages}
+        self._marks = {name: {(group, place): position for group, place, position in rows} for name, rows in marks.items()}
 
     @classmethod
     def of(cls, run: Run, console: Quiet) -> Index:
         """The index of a run, which is made where there is none. Raises BadInput when it cannot be written, or the samples not be read."""
         folder = run.folder / "index"
-        if _told(folder) != run.manifest["digest"]:
+        found = cls._found(run, folder)
+        if found is None:
+            held = WorkDir(run.folder)  # no other call makes it at the same time, and no run changes the samples
             try:
-                _Making(run, folder, console).make()
+                found = cls._found(run, folder) or _Making(run, folder, console).make()
             except OSError as error:
                 raise from_os(folder, error) from None
-        return cls(run, folder)
+            finally:
+                held.close()
+        return found
+
+    @classmethod
+    def _found(cls, run: Run, folder: Path) -> Index | None:
+        """The one that is there; None where it is another run's, or was harmed."""
+        try:
+            return cls(run, folder) if unsealed(folder / "index.json")["manifest"] == run.manifest["digest"] else None
+        except (*UNREADABLE, EOFError):
+            return None
 
     def find(self, words: U64) -> I64:
         """Positions of uids, (n, 2) uint64; -1 for those that no sample has."""
@@ -118,22 +132,9 @@ class Index:
         found = self._places[stage][position]
         return None if found == np.iinfo(found.dtype).max else int(found)
 
-    @cached_property
-    def _marks(self) -> dict[str, dict[tuple[int, int], int]]:
-        read = {one.name: np.load(self.folder / f"{one.name}.marks.npy").tolist() for one in self.stages}
-        return {name: {(group, place): position for group, place, position in rows} for name, rows in read.items()}
-
     def marked(self, stage: str, group: int, place: int) -> int | None:
         """Position of the sample at a place, of those that are marked."""
         return self._marks[stage].get((group, place))
-
-
-def _told(folder: Path) -> str | None:
-    try:
-        digest: str = unsealed(folder / "index.json")["manifest"]
-    except UNREADABLE:
-        return None
-    return digest
 
 
 class _Making:
@@ -146,7 +147,7 @@ class _Making:
         self._n = sum(self._lengths)
         self._kind = np.uint32 if self._n < np.iinfo(np.uint32).max else np.uint64
 
-    def make(self) -> None:
+    def make(self) -> Index:
         shutil.rmtree(self._new, ignore_errors=True)
         self._new.mkdir()
         try:
@@ -159,6 +160,7 @@ class _Making:
             write_sealed(self._new / "index.json", {"manifest": self._run.manifest["digest"]})
             shutil.rmtree(self._target, ignore_errors=True)
             self._new.rename(self._target)
+            return Index(self._run, self._target)
         finally:
             shutil.rmtree(self._new, ignore_errors=True)
             self._console.end()
@@ -171,7 +173,7 @@ class _Making:
         return made
 
     def _batches(self, what: str, names: list[str]) -> Iterator[dict[str, Array]]:
-        meter = Meter(self._console, f"index: {what}", sum(path.stat().st_size for path in self._run.paths))
+        meter = Meter(self._console, f"index: {what}", self._run.size)
         return self._run.batches(names, meter)
 
     def _sort_uids(self) -> Array:

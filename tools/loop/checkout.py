@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from filters.pool.errors import BadInput, from_os
 
@@ -38,34 +42,50 @@ class Checkout:
         except OSError as error:
             raise from_os(self.python, error) from None
 
-    def run(self, arguments: list[str], log: Path, tell: Callable[[Callable[[], str]], None]) -> int:
+    def run(self, arguments: list[str], log: IO[bytes], tell: Callable[[Callable[[], str]], None]) -> int:
         """Run a script of the checkout to its end, what it says in a log; gives its exit code, which says little."""
-        began = time.monotonic()
+        began, name = time.monotonic(), Path(log.name).name
         try:
-            with log.open("wb") as file:
-                process = subprocess.Popen(
-                    [self.python, *arguments], env=_environment(), stdout=file, stderr=subprocess.STDOUT, start_new_session=True
-                )
+            process = subprocess.Popen(
+                [self.python, *arguments], env=_environment(), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
         except OSError as error:
             raise from_os(self.python, error) from None
         try:
             while process.poll() is None:
                 time.sleep(0.1)
-                tell(lambda: f"{log.name} has been written for {time.monotonic() - began:.0f} s")
+                tell(lambda: f"{name} has been written for {time.monotonic() - began:.0f} s")
         finally:
             _end(process)
         return process.returncode
 
 
+@contextmanager
+def logged(path: Path) -> Iterator[IO[bytes]]:
+    """An empty log, held as long as a process writes to it: raises BadInput while one does, even if whoever began it was killed."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("ab")
+    except OSError as error:
+        raise from_os(path, error) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadInput(path, "is being written by another call, or by what one left behind", "wait for it, or end it") from None
+        file.truncate(0)
+        yield file
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Nothing of a script outlives us: its workers are of its session."""
+    """Nothing of a script outlives us: its workers are of its session, and may outlive it."""
     for number in (signal.SIGTERM, signal.SIGKILL):
-        if process.poll() is None:
+        try:
             os.killpg(process.pid, number)
-            try:
-                process.wait(GRACE)
-            except subprocess.TimeoutExpired:
-                continue
+        except ProcessLookupError:
+            return  # all have come to their end
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE)
 
 
 def _environment() -> dict[str, str]:

@@ -92,10 +92,15 @@ def _files(checkout: Checkout) -> Line:
         return Line(
             "checkout", f"{checkout.folder} has no {', '.join(missing)}", True, f"git clone {HOME}, and name it with --datacomp_dir"
         )
-    git = subprocess.run(
-        ["git", "-C", str(checkout.folder), "log", "-1", "--format=%h of %as"], capture_output=True, text=True, check=False
-    )
-    return Line("checkout", f"{checkout.folder}, commit {git.stdout.strip() or 'not known'}")
+    return Line("checkout", f"{checkout.folder}, commit {_commit(checkout) or 'not known'}")
+
+
+def _commit(checkout: Checkout) -> str:
+    call = ["git", "-C", str(checkout.folder), "log", "-1", "--format=%h of %as"]
+    try:
+        return subprocess.run(call, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""  # there is no git
 
 
 def _gcld3(checkout: Checkout, told: dict[str, Any]) -> Line:

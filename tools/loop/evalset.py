@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -53,9 +54,12 @@ def from_folder(folder: Path) -> EvalSet:
     bare = next((number for number, text in enumerate(templates, 1) if "{c}" not in text), None)
     if bare:
         raise BadInput(folder / "templates.txt", f"line {bare} has no {{c}}", "write {c} where the name of the class stands")
-    strange = [label for label in table["label"].to_pylist() if label not in range(len(classes))]
+    strange = [label for label in table["label"].to_pylist() if type(label) is not int or label not in range(len(classes))]
     if strange:
         raise BadInput(folder / "test.parquet", f"has label {strange[0]}, and {len(classes)} class names", "mend labels or classnames.txt")
+    empty = [row for row, image in enumerate(table["image"].to_pylist()) if not isinstance(image, bytes) or not image]
+    if empty:
+        raise BadInput(folder / "test.parquet", f"row {empty[0]:,} has no bytes of an image", "write each image as its JPEG's bytes")
     return EvalSet(classes, templates, list(zip(table["image"].to_pylist(), table["label"].to_pylist(), strict=True)))
 
 
@@ -68,7 +72,10 @@ def _lines_of(path: Path) -> list[str]:
 
 def write(made: EvalSet, folder: Path) -> None:
     """Raises BadInput for a folder that is there."""
-    place = folder / f"wds_{TASK}_test"
+    place, tasks = folder / f"wds_{TASK}_test", folder / "tasklist.yml"
+    for path in (place, tasks):
+        if path.exists():
+            raise BadInput(path, "exists", "remove it, or name another --output_dir")
     try:
         (place / "test").mkdir(parents=True)
         (place / "classnames.txt").write_text(_lines(made.classes))
@@ -76,8 +83,9 @@ def write(made: EvalSet, folder: Path) -> None:
         (place / "test/nshards.txt").write_text("1\n")
         _write_tar(place / "test/0.tar", made.pictures)
         listed = f"{TASK}:\n  name: {TASK}\n  size: {len(made.pictures)}\n  num_classes: {len(made.classes)}\n"
-        (folder / "tasklist.yml").write_text(listed)
+        tasks.write_text(listed)
     except OSError as error:
+        shutil.rmtree(place, ignore_errors=True)  # half of it would be taken for a set
         raise from_os(place, error) from None
 
 

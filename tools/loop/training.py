@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from filters.command import Quiet
-from filters.pool.errors import BadInput, from_os
-from filters.pool.files import replacing, sha256
-from tools.loop.checkout import OUTSIDE, Checkout
+from filters.pool.errors import BadInput, from_os, shortened
+from filters.pool.files import UNREADABLE, digest_of, replacing, sha256
+from tools.loop.checkout import OUTSIDE, Checkout, logged
 
 MODELS = Path(__file__).with_name("models")
 TINY = "tiny"
@@ -26,6 +26,7 @@ SCALES = {  # beside DataComp's own: what two cores train in minutes
 }
 CHEAP = ("--precision", "fp32", "--workers", "1", "--num_checkpoints", "1", "--log_every_n_steps", "10")  # with the tiny scale
 LOSS = re.compile(r" Loss: (\S+) \(")
+LONG = 1 << 26  # bytes
 TASK = re.compile(r"^([^\s#:-][^:]*):\s*$", re.MULTILINE)  # an entry of a tasklist.yml
 
 
@@ -55,11 +56,13 @@ class Training:
 
     def made(self, checkout: Checkout, console: Quiet) -> Trained:
         """Run, unless it has come to its end before; raises BadInput where it did not, whatever the exit code was."""
-        self._claim()
-        if not (self.output / "info.pkl").is_file():
-            code = checkout.run(self._arguments(checkout), self.log, console.tell)
-            return self._judged(f"train.py ended with {code}, its log is {self.log}")
-        return self._judged("remove it, or name another --output_dir")
+        if (self.output / "info.pkl").is_file():
+            self._claim()
+            return self._judged("remove it, or name another --output_dir")
+        with logged(self.log) as log:
+            self._claim()
+            code = checkout.run(self._arguments(checkout), log, console.tell)
+        return self._judged(f"train.py ended with {code}, its log is {self.log}")
 
     def _claim(self) -> None:
         """Note what it is trained on; what another call has begun is not gone on with."""
@@ -69,7 +72,7 @@ class Training:
             told = {"subset": sha256(listed), "scale": self.scale, "seed": self.seed, "arguments": list(self.arguments)}
         except OSError as error:
             raise from_os(listed, error) from None
-        if self.output.exists() and (not note.is_file() or json.loads(note.read_bytes()) != told):
+        if self.output.exists() and _noted(note) != told:
             raise BadInput(self.output, "was made of another subset or with other settings", "name another folder")
         with replacing(note) as file:
             file.write(json.dumps(told).encode())
@@ -82,7 +85,7 @@ class Training:
 
     def _judged(self, do: str) -> Trained:
         faults, told = [], self._checkpoint()
-        losses = [float(found) for found in LOSS.findall(_text(self.output / "out.log"))]
+        losses = [_number(found) for found in LOSS.findall(_text(self.output / "out.log"))]
         if not (self.output / "info.pkl").is_file():
             faults.append("has no info.pkl")
         if "fault" in told:
@@ -107,10 +110,10 @@ class Training:
         try:
             with torch.serialization.safe_globals(_NUMBERS):
                 state = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+            weights = state["state_dict"].items()
+            return {"epoch": state["epoch"], "bad": [name for name, one in weights if not torch.isfinite(one.float()).all()]}
+        except (*UNREADABLE, EOFError, RuntimeError, LookupError, pickle.UnpicklingError) as error:
             return {"epoch": None, "bad": [], "fault": f"has a checkpoint that cannot be read ({type(error).__name__})"}
-        weights = state["state_dict"].items()
-        return {"epoch": state["epoch"], "bad": [name for name, one in weights if not torch.isfinite(one.float()).all()]}
 
     def _epochs(self) -> int | None:
         found = re.search(r"^epochs: (\d+)$", _text(self.output / "params.txt"), re.MULTILINE)
@@ -134,6 +137,7 @@ class Evaluation:
         tasks = TASK.findall(_text(own if own.is_file() else checkout.folder / "tasklist.yml"))
         if not tasks:
             raise BadInput(own if own.is_file() else checkout.folder, "names no task", "name a folder of evaluation sets")
+        self._claim()
         found = self._results()
         do = "remove eval_results.jsonl there"
         if not found.keys() >= set(tasks):
@@ -153,13 +157,26 @@ class Evaluation:
             script.symlink_to(checkout.folder.resolve() / "evaluate.py")
             script.with_name("tasklist.yml").write_bytes(tasks.read_bytes())
             places = ["--train_output_dir", str(self.trained.resolve()), "--data_dir", str(self.sets.resolve())]
-            return checkout.run([*outside(checkout, script), *places], self.log, console.tell)
+            with logged(self.log) as log:
+                return checkout.run([*outside(checkout, script), *places], log, console.tell)
+
+    def _claim(self) -> None:
+        """Note what it is evaluated on: evaluate.py takes every result that is there for one of the same sets."""
+        note = self.trained.with_name(f"{self.trained.name}.eval.json")
+        told, now = _noted(note), {place.name: _contents(place) for place in sorted(self.sets.glob("wds_*"))}
+        changed = [name for name in now if told.get(name, now[name]) != now[name]]
+        if changed and self._results():
+            do = "remove eval_results.jsonl there, or name the set they are of"
+            raise BadInput(self.trained, f"has results of another {changed[0]}", do)
+        if self.trained.is_dir() and told != told | now:
+            with replacing(note) as file:
+                file.write(json.dumps(told | now).encode())
 
     def _results(self) -> dict[str, float | None]:
         lines = _text(self.trained / "eval_results.jsonl").splitlines()
         try:
-            return {one["key"]: one["metrics"]["main_metric"] for one in map(json.loads, lines)}
-        except (ValueError, KeyError, TypeError) as error:
+            return {str(one["key"]): _metric(one["metrics"]["main_metric"]) for one in map(json.loads, lines)}
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             what = f"is not as evaluate.py writes it ({type(error).__name__}: {error})"
             raise BadInput(self.trained / "eval_results.jsonl", what, "remove it") from None
 
@@ -167,6 +184,38 @@ class Evaluation:
 def outside(checkout: Checkout, script: Path) -> list[str]:
     """The beginning of a call of a script with what it needs from outside."""
     return [str(OUTSIDE), "run", str(checkout.folder.resolve()), os.fspath(script), json.dumps(SCALES), str(MODELS)]
+
+
+def _metric(value: Any) -> float | None:
+    if value is not None and type(value) not in (int, float):
+        raise TypeError(f"main_metric is {shortened(value)}")
+    return None if value is None else float(value)
+
+
+def _number(text: str) -> float:
+    """What a text says, if it is a number."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _noted(path: Path) -> dict[str, Any]:
+    """A note of ours; empty where there is none, or not one that could be read."""
+    try:
+        told = json.loads(path.read_bytes())
+    except UNREADABLE:
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def _contents(folder: Path) -> str:
+    """A digest of the files of an evaluation set; of long ones of their sizes alone."""
+    try:
+        files = {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
+        return digest_of({name: size if size > LONG else sha256(folder / name) for name, size in files.items()})
+    except OSError as error:
+        raise from_os(folder, error) from None
 
 
 def _text(path: Path) -> str:

@@ -33,6 +33,8 @@ class Loop:
         names = [path.stem for path in self.subsets]
         if len(set(names)) < len(names):
             raise BadInput("--subset", f"names {max(names, key=names.count)} twice", "give the files other names")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise BadInput("--seeds", f"names {max(self.seeds, key=self.seeds.count)} twice", "give each once: equal seeds have no spread")
         for path in self.subsets:
             written = self._resharded(path, checkout, console)
             yield path.stem, written, [self._seed(path, seed, checkout, console) for seed in self.seeds]
@@ -41,7 +43,7 @@ class Loop:
         place = self.work / path.stem / "shards"
         job = Reshard(path, self.source, place, self.workers)
         begun = place.is_dir() and not (place / "meta.json").is_file()  # a resharder that was stopped: its last file is missing
-        found = job.made(checkout, console, overwrite=begun)
+        found = job.made(checkout, console, overwrite=begun, do=f"remove {place}, and it is made anew")
         console.say(f"{path.stem}: {len(subset.read(path)):,} listed, {len(found.place):,} written")
         return len(found.place)
 
@@ -49,7 +51,10 @@ class Loop:
         place = self.work / path.stem / f"seed{seed}"
         trained = Training(place.with_name("shards"), place, self.scale, seed, self.arguments).made(checkout, console)
         metrics = Evaluation(place, self.sets).made(checkout, console)
-        told = statistics.mean(value for value in metrics.values() if value is not None)
+        values = [value for value in metrics.values() if value is not None]
+        if not values:
+            raise BadInput(self.sets, "has no task with a main metric", "name other evaluation sets")
+        told = statistics.mean(values)
         console.say(f"{path.stem} seed {seed}: loss {trained.first_loss:.2f} -> {trained.last_loss:.2f}, {told:.4f}")
         return told
 
