@@ -34,7 +34,7 @@ class Web:
     early: int = 0  # requests that came before that
     meanwhile: dict[str, tuple[int, Callable[[], object]]] = field(default_factory=dict)  # by name, before which answer, what happens
     lists: bool = True  # a page of links
-    links: str = ""  # more of them
+    hrefs: str = ""  # more of them
     ranges: bool = True
     user: str | None = None  # user:password
     token: str | None = None  # of the query
@@ -63,7 +63,7 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(429, {"Retry-After": "1"})
         elif not name and self.web.lists:
             links = "".join(f'<a href="{one.name}">x</a>' for one in self.web.folder.iterdir())
-            self.answer(200, body=(self.web.links + links).encode())
+            self.answer(200, body=(self.web.hrefs + links).encode())
         elif not name or not (self.web.folder / name).is_file():
             self.answer(404)
         else:

@@ -330,7 +330,7 @@ def test_a_folder_of_a_web_server_is_listed_by_its_index_or_by_its_links(local: 
 
 
 def test_a_list_of_a_folder_may_hold_any_link_but_does_not_go_on_for_ever(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
-    web.links = '<a href="http://[half/of/an/address">x</a>'
+    web.hrefs = '<a href="http://[half/of/an/address">x</a>'
     assert Pool.open(web.url).rows == sum(SIZES)
     monkeypatch.setattr(store, "LISTED", 100)
     with pytest.raises(BadInput, match="/pool/: goes on behind 100 bytes; put a list"):
