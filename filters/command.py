@@ -40,7 +40,7 @@ from filters.options import (
     with_underscores,
 )
 from filters.outcome import Look, Verdict
-from filters.pool.errors import BadInput, from_os, printable
+from filters.pool.errors import REFUSED, BadInput, from_os, printable
 from filters.pool.place import Place, is_url, kept, place
 from filters.scores import computed
 from filters.start import RESUMED, SIGNALS
@@ -295,12 +295,22 @@ def _settled(name: str, run: Callable[[Interruption], int | None], interruption:
     try:
         return run(interruption) or 0
     except BrokenPipeError:  # whoever read the table has seen enough of it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+        _drop_output()
+        return _failed(name, str(from_os(error.filename or "standard output", error)), 2)
     except BadInput as error:
         return _failed(name, str(error), 2)
     except WorkerDied as error:
         return _failed(name, str(error), 1)
+
+
+def _drop_output() -> None:
+    """What is left of it would be tried again when the process ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _failed(name: str, line: str, code: int) -> int:

@@ -14,8 +14,10 @@ It is made beside its place and renamed, so it is there whole or not at all.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -97,20 +99,36 @@ def write(folder: Path, facts: Facts, sources: Sources, overwrite: bool, console
 
 @contextmanager
 def _in_place(folder: Path, overwrite: bool) -> Iterator[Path]:
-    """An empty folder that takes the name when the block ends well."""
+    """An empty folder that takes the name when the block ends well. It is held: another call would write into it."""
     new = folder.with_name(f".{folder.name}.tmp")
     try:
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir(parents=True)
-        yield new
-        if folder.exists():
-            check_place(folder, overwrite)
-            shutil.rmtree(folder)
-        move(new, folder)
+        new.mkdir(parents=True, exist_ok=True)
+        held = os.open(new, os.O_RDONLY)
+    except OSError as error:
+        raise from_os(folder, error) from None
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _empty(new)
+        try:
+            yield new
+            if folder.exists():
+                check_place(folder, overwrite)
+                shutil.rmtree(folder)
+            move(new, folder)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+    except BlockingIOError:
+        raise BadInput(folder, "is being made by another call", "wait for it") from None
     except OSError as error:
         raise from_os(folder, error) from None
     finally:
-        shutil.rmtree(new, ignore_errors=True)
+        os.close(held)
+
+
+def _empty(folder: Path) -> None:
+    """Of what a call that was killed left there."""
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def check_place(folder: Path, overwrite: bool) -> None:

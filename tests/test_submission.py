@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import fcntl
 import gzip
 import hashlib
 import json
@@ -14,6 +15,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -547,6 +549,29 @@ def test_an_entry_is_replaced_only_when_that_is_asked_for_and_nothing_else_ever(
     assert "is there and is no entry" in line
     assert (run.folder / "home" / "dear.txt").exists()
     assert not [path for path in run.folder.iterdir() if path.name.startswith(".")]
+
+
+def test_an_entry_is_made_by_one_call_at_a_time_and_what_was_left_is_cleared_away(run: Made, capsys: Capture) -> None:
+    left = run.folder / ".out.entry.tmp"
+    (left / "small_scale").mkdir(parents=True)
+    (left / "half").touch()
+    with left_held(left):
+        (line,) = told(capsys, run.call("--quiet"))
+    assert "out.entry: is being made by another call" in line
+    assert (left / "half").exists()
+    assert run.call("--quiet") == 0
+    assert not left.exists()
+    assert not (run.entry / "half").exists()
+
+
+@contextmanager
+def left_held(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 # -- the Hub

@@ -476,6 +476,6 @@ def _pause(headers: Mapping[str, str], number: int) -> float:
         return min(float(asked), PATIENCE) + PAUSE * spread
     try:
         until = email.utils.parsedate_to_datetime(asked).timestamp() - time.time()
-    except ValueError:
+    except (ValueError, OverflowError):
         return min(PAUSE * (1 << number), LONGEST) * spread
     return min(max(0.0, until), PATIENCE) + PAUSE * spread
