@@ -236,9 +236,18 @@ def _downloaded(pool: str) -> Place:
     if folder is None:
         what = f"DATACOMP_DIR is not set, so the place of pool {pool} is not known"
         raise BadInput("--pool", what, f"set it, and download the pool: {command}; or give --metadata_dir")
-    if isinstance(folder, Path) and not (folder.exists() and any(folder.iterdir())):
+    if isinstance(folder, Path) and _is_bare(folder):
         raise BadInput(folder, f"pool {pool} is not there", f"download it: {command}; or give --metadata_dir")
     return folder
+
+
+def _is_bare(folder: Path) -> bool:
+    try:
+        return not any(folder.iterdir())
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False  # whoever opens it says why it cannot be
 
 
 def home(pool: str) -> Place | None:
