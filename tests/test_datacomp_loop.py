@@ -260,19 +260,19 @@ def test_notes_that_contradict_the_shards_are_named(
     assert said in capsys.readouterr().err
 
 
-def test_a_folder_that_no_resharder_wrote_is_not_emptied(given: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_no_resharder_wrote_is_not_emptied(given: Path, checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (given / "out").mkdir()
     (given / "out/00000000.tar").touch()
-    assert reshard(given, "--overwrite") == 2
+    assert reshard(given, "--datacomp_dir", checkout, "--overwrite") == 2
     assert "holds what no resharder wrote" in capsys.readouterr().err
     assert (given / "out/00000000.tar").exists()
 
 
-def test_what_is_read_from_is_never_emptied(given: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_read_from_is_never_emptied(given: Path, checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_output(given, right())
     before = {path.name: path.read_bytes() for path in (given / "out").iterdir()}
     for places in (("--subset", given / "out/sample_ids.npy"), ("--shards_dir", given / "out"), ("--shards_dir", given / "shards/../out")):
-        assert reshard(given, *places, "--overwrite") == 2
+        assert reshard(given, *places, "--datacomp_dir", checkout, "--overwrite") == 2
         assert "is where the shards or the subset are read from" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in (given / "out").iterdir()} == before
     assert reshard(given, "--subset", given / "out/sample_ids.npy") == 0  # it is only read back
