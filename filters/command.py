@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar
 
 from filters import summary
@@ -52,6 +53,7 @@ from filters.work.work import Progress, Silent, Work
 DEMO = Path("demo_pool")
 REDRAWN = 0.2  # seconds between two states of the line on a terminal
 RETOLD = 30.0  # and between two lines elsewhere
+SOON = 0.05  # seconds until a signal that came during an import is looked at again
 PATIENCE = 1.0
 PATH = re.compile(r"\.parquet$|\.py:\w+$")  # values of options that name a file
 T = TypeVar("T")
@@ -322,24 +324,34 @@ def _failed(name: str, line: str, code: int) -> int:
 class Interruption:
     """Turns SIGINT and SIGTERM into exceptions, and raises again what a library under way has swallowed.
 
-    A keypress may reach us twice: another one ends the process at once only when the first has not in PATIENCE seconds.
+    A keypress may reach us twice: another one ends the process at once only when the first has not in PATIENCE seconds. While a module
+    is being imported nothing is raised, but a moment later: torch, half imported, would end the process by itself.
     """
 
     def __init__(self, line: str) -> None:
         self._line = line
         self._since = 0.0
         self._kind: type[BaseException] | None = None
+        self._raised = False
 
     def check(self) -> None:
         if self._kind is not None:
+            self._raised = True
             raise self._kind
 
-    def _handle(self, number: int, frame: object) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._kind is None:
             self._kind, self._since = KeyboardInterrupt if number == signal.SIGINT else Terminated, time.monotonic()
-            self.check()
+            self._check_soon(number, frame)
         elif time.monotonic() > self._since + PATIENCE:
             os._exit(self.end(self._kind()))
+
+    def _check_soon(self, number: int, frame: FrameType | None) -> None:
+        if self._raised:
+            return
+        if not _importing(frame):
+            self.check()
+        signal.setitimer(signal.ITIMER_REAL, SOON)
 
     def end(self, stop: BaseException) -> int:
         """Say it, once: signals that come from now on are too late. Gives the exit code."""
@@ -356,11 +368,21 @@ class Interruption:
             yield
             return
         before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._check_soon)
         try:
             yield
         finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 class Quiet(Silent):

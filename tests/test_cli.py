@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -255,3 +257,16 @@ def test_no_dedup_and_no_score_leave_density_pruning_alone(tiny_pool: Path, tmp_
     )
     manifest = json.loads((tmp_path / "o.work" / "manifest.json").read_text())
     assert [stage["stage"] for stage in manifest["stages"]] == ["densityprune"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_during_an_import_is_heeded_when_that_is_done(number: int, code: int, tmp_path: Path) -> None:
+    (tmp_path / "half.py").write_text(f"import os\nos.kill(os.getpid(), {int(number)})\nfor _ in range(10**6): pass\nprint('whole')\n")
+    program = (
+        "import sys, time\nfrom filters.command import ended\n"
+        "def run(interruption):\n    import half\n    time.sleep(20)\n    print('not ended')\n"
+        "sys.exit(ended('it', 'stopped', run))\n"
+    )
+    found = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
+    done = subprocess.run([sys.executable, "-c", program], env=found, capture_output=True, text=True, timeout=15, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "whole\n", "it: stopped\n")
