@@ -44,7 +44,7 @@ from filters.options import OneLineParser, with_underscores
 from filters.pool.errors import BadInput, printable
 from filters.start import STOPPED
 from tools.loop import evalset
-from tools.loop.checkout import HOME, Checkout
+from tools.loop.checkout import CLONE, Checkout
 from tools.loop.doctor import lines
 from tools.loop.reshard import Reshard
 from tools.loop.training import TINY, Evaluation, Training
@@ -62,7 +62,7 @@ class Call:
     @property
     def checkout(self) -> Checkout:
         if self.given.datacomp_dir is None:
-            raise BadInput("command line", "no checkout of DataComp is named", f"git clone {HOME}, and give --datacomp_dir")
+            raise BadInput("command line", "no checkout of DataComp is named", CLONE)
         return Checkout(self.given.datacomp_dir, self.given.python)
 
 

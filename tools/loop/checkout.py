@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import signal
 import subprocess
@@ -14,7 +16,7 @@ from filters.pool.errors import BadInput, from_os
 
 ROOT = Path(__file__).parents[2]
 OUTSIDE = Path(__file__).with_name("outside.py")
-HOME = "https://github.com/mlfoundations/datacomp"
+CLONE = "git clone https://github.com/mlfoundations/datacomp, and name it with --datacomp_dir"
 FILES = ("resharder.py", "train.py", "scale_configs.py", "evaluate.py", "tasklist.yml", "eval_utils/main.py")
 GRACE = 10.0  # seconds that a script has to end when it is told to
 
@@ -38,34 +40,45 @@ class Checkout:
         except OSError as error:
             raise from_os(self.python, error) from None
 
-    def run(self, arguments: list[str], log: Path, tell: Callable[[Callable[[], str]], None]) -> int:
-        """Run a script of the checkout to its end, what it says in a log; gives its exit code, which says little."""
+    def run(self, script: str, arguments: list[str], log: Path, tell: Callable[[Callable[[], str]], None]) -> str:
+        """Run a script of the checkout to its end, what it says in a log; gives how it ended, which says little, for the user."""
+        if missing := self.missing():
+            raise BadInput(self.folder, f"has no {', '.join(missing)}", CLONE)
         began = time.monotonic()
-        try:
-            with log.open("wb") as file:
-                process = subprocess.Popen(
-                    [self.python, *arguments], env=_environment(), stdout=file, stderr=subprocess.STDOUT, start_new_session=True
-                )
-        except OSError as error:
-            raise from_os(self.python, error) from None
+        process = self._started(arguments, log)
         try:
             while process.poll() is None:
                 time.sleep(0.1)
                 tell(lambda: f"{log.name} has been written for {time.monotonic() - began:.0f} s")
         finally:
             _end(process)
-        return process.returncode
+        said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        return f"{script} ended with {process.returncode}, its log is {log}" + (f" and ends {said[-1].strip()[:200]!r}" if said else "")
+
+    def _started(self, arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
+        """The log is locked for as long as a process writes it, so also when we are killed and the same command is given again."""
+        try:
+            with log.open("ab") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                file.truncate(0)
+                return subprocess.Popen(
+                    [self.python, *arguments], env=_environment(), stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+                )
+        except BlockingIOError:
+            raise BadInput(log, "is being written by what an earlier call began", f"wait for its end, or end it: fuser {log}") from None
+        except OSError as error:
+            raise from_os(error.filename or self.python, error) from None
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Nothing of a script outlives us: its workers are of its session."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        if process.poll() is None:
-            os.killpg(process.pid, number)
-            try:
-                process.wait(GRACE)
-            except subprocess.TimeoutExpired:
-                continue
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE)
+    with contextlib.suppress(ProcessLookupError):  # no number of a group is given away while one of it lives
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _environment() -> dict[str, str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from tools.loop.checkout import HOME, OUTSIDE, Checkout
+from tools.loop.checkout import CLONE, OUTSIDE, Checkout
 
 PROTOC = "apt-get install protobuf-compiler libprotobuf-dev libprotoc-dev"
 
@@ -89,9 +89,7 @@ def lines(checkout: Checkout) -> Iterator[Line]:
 def _files(checkout: Checkout) -> Line:
     missing = checkout.missing()
     if missing:
-        return Line(
-            "checkout", f"{checkout.folder} has no {', '.join(missing)}", True, f"git clone {HOME}, and name it with --datacomp_dir"
-        )
+        return Line("checkout", f"{checkout.folder} has no {', '.join(missing)}", True, CLONE)
     git = subprocess.run(
         ["git", "-C", str(checkout.folder), "log", "-1", "--format=%h of %as"], capture_output=True, text=True, check=False
     )

@@ -33,9 +33,8 @@ class Reshard:
         if not len(subset.read(self.subset)):
             raise BadInput(self.subset, "lists no uid", "name a subset that keeps some")
         if self._is_there(overwrite):
-            return self._judged(console, "give --overwrite to make it anew, or another --output_dir")
-        code = checkout.run(self._arguments(checkout), self.log, console.tell)
-        return self._judged(console, f"resharder.py ended with {code}, its log is {self.log}")
+            return self._judged(console, "remove it, give --overwrite, or name another --output_dir")
+        return self._judged(console, checkout.run("resharder.py", self._arguments(checkout), self.log, console.tell))
 
     def _arguments(self, checkout: Checkout) -> list[str]:
         """The number of shards is told: the resharder would end at a gap in their names."""

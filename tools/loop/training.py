@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -57,9 +58,8 @@ class Training:
         """Run, unless it has come to its end before; raises BadInput where it did not, whatever the exit code was."""
         self._claim()
         if not (self.output / "info.pkl").is_file():
-            code = checkout.run(self._arguments(checkout), self.log, console.tell)
-            return self._judged(f"train.py ended with {code}, its log is {self.log}")
-        return self._judged("remove it, or name another --output_dir")
+            return self._judged(checkout.run("train.py", self._arguments(checkout), self.log, console.tell))
+        return self._judged("remove it, or name another folder")
 
     def _claim(self) -> None:
         """Note what it is trained on; what another call has begun is not gone on with."""
@@ -70,7 +70,7 @@ class Training:
         except OSError as error:
             raise from_os(listed, error) from None
         if self.output.exists() and (not note.is_file() or json.loads(note.read_bytes()) != told):
-            raise BadInput(self.output, "was made of another subset or with other settings", "name another folder")
+            raise BadInput(self.output, "was made of another subset or with other settings", "remove it, or name another folder")
         with replacing(note) as file:
             file.write(json.dumps(told).encode())
 
@@ -103,14 +103,14 @@ class Training:
 
         path = self.output / "checkpoints/epoch_latest.pt"
         if not path.is_file():
-            return {"epoch": None, "bad": []}
+            return {"epoch": None, "bad": [], "fault": "has no checkpoints/epoch_latest.pt"}
         try:
             with torch.serialization.safe_globals(_NUMBERS):
                 state = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+            weights = state["state_dict"].items()
+            return {"epoch": state["epoch"], "bad": [name for name, one in weights if not torch.isfinite(one.float()).all()]}
+        except (OSError, EOFError, RuntimeError, KeyError, TypeError, AttributeError, pickle.UnpicklingError) as error:
             return {"epoch": None, "bad": [], "fault": f"has a checkpoint that cannot be read ({type(error).__name__})"}
-        weights = state["state_dict"].items()
-        return {"epoch": state["epoch"], "bad": [name for name, one in weights if not torch.isfinite(one.float()).all()]}
 
     def _epochs(self) -> int | None:
         found = re.search(r"^epochs: (\d+)$", _text(self.output / "params.txt"), re.MULTILINE)
@@ -130,38 +130,76 @@ class Evaluation:
 
     def made(self, checkout: Checkout, console: Quiet) -> dict[str, float | None]:
         """Run what is not evaluated yet; gives each task's main metric, None where it has none."""
-        own = self.sets / "tasklist.yml"
-        tasks = TASK.findall(_text(own if own.is_file() else checkout.folder / "tasklist.yml"))
+        listed = self.tasklist(checkout)
+        tasks = TASK.findall(_text(listed))
         if not tasks:
-            raise BadInput(own if own.is_file() else checkout.folder, "names no task", "name a folder of evaluation sets")
+            raise BadInput(listed, "names no task", "name a folder of evaluation sets")
+        if not (self.trained / "info.pkl").is_file():
+            raise BadInput(self.trained, "has no info.pkl", "name the folder that train wrote")
         found = self._results()
-        do = "remove eval_results.jsonl there"
-        if not found.keys() >= set(tasks):
-            code = self._run(checkout, console, own if own.is_file() else checkout.folder / "tasklist.yml")
-            found, do = self._results(), f"evaluate.py ended with {code}, its log is {self.log}"
+        self._claim(tasks, found)
+        if found.keys() >= set(tasks):
+            return self._judged(tasks, f"remove {self._written}")
+        return self._judged(tasks, self._run(checkout, console, listed))
+
+    def tasklist(self, checkout: Checkout) -> Path:
+        """What names the tasks; raises BadInput when there are no sets at all."""
+        if not self.sets.is_dir():
+            raise BadInput(self.sets, "is no folder", "name a folder of evaluation sets: evalset makes one")
+        own = self.sets / "tasklist.yml"
+        return own if own.is_file() else checkout.folder / "tasklist.yml"
+
+    def _claim(self, tasks: list[str], found: dict[str, float | None]) -> None:
+        """Note which sets it is evaluated on, by names, sizes and times of their files; results of other sets are not taken for theirs."""
+        note = self.trained.with_name(f"{self.trained.name}.eval.json")
+        told = {task: self._stamped(task) for task in tasks}
+        before = json.loads(note.read_bytes()) if note.is_file() else {}
+        other = [task for task in tasks if task in found and before.get(task, told[task]) != told[task]]
+        if other:
+            raise BadInput(self.trained, f"has a result of another set for {other[0]}", f"remove {self._written}")
+        with replacing(note) as file:
+            file.write(json.dumps(before | told).encode())
+
+    def _stamped(self, task: str) -> str:
+        place = self.sets / f"wds_{task.replace('/', '-')}_test"
+        files = sorted(path for path in place.rglob("*") if path.is_file())
+        stamps = [[str(path.relative_to(self.sets)), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+        return hashlib.sha256(json.dumps(stamps).encode()).hexdigest()
+
+    def _judged(self, tasks: list[str], do: str) -> dict[str, float | None]:
+        found = self._results()
         missing = [task for task in tasks if task not in found]
-        wrong = [task for task in tasks if found.get(task) is not None and not math.isfinite(found[task] or 0)]
+        wrong = [task for task in tasks if not _is_metric(found.get(task))]
         if missing or wrong:
             what = f"has no result of {len(missing)} of {len(tasks)} tasks" if missing else "has a result that is no number"
             raise BadInput(self.trained, f"{what}, first {[*missing, *wrong][0]}", do)
         return {task: found[task] for task in tasks}
 
-    def _run(self, checkout: Checkout, console: Quiet, tasks: Path) -> int:
+    @property
+    def _written(self) -> Path:
+        return self.trained / "eval_results.jsonl"
+
+    def _run(self, checkout: Checkout, console: Quiet, tasks: Path) -> str:
         """evaluate.py reads the tasks beside itself: a link to it stands beside those that are wanted."""
         with tempfile.TemporaryDirectory() as folder:
             script = Path(folder) / "evaluate.py"
             script.symlink_to(checkout.folder.resolve() / "evaluate.py")
             script.with_name("tasklist.yml").write_bytes(tasks.read_bytes())
             places = ["--train_output_dir", str(self.trained.resolve()), "--data_dir", str(self.sets.resolve())]
-            return checkout.run([*outside(checkout, script), *places], self.log, console.tell)
+            return checkout.run("evaluate.py", [*outside(checkout, script), *places], self.log, console.tell)
 
     def _results(self) -> dict[str, float | None]:
-        lines = _text(self.trained / "eval_results.jsonl").splitlines()
+        lines = _text(self._written).splitlines()
         try:
             return {one["key"]: one["metrics"]["main_metric"] for one in map(json.loads, lines)}
         except (ValueError, KeyError, TypeError) as error:
             what = f"is not as evaluate.py writes it ({type(error).__name__}: {error})"
-            raise BadInput(self.trained / "eval_results.jsonl", what, "remove it") from None
+            raise BadInput(self._written, what, "remove it") from None
+
+
+def _is_metric(value: object) -> bool:
+    """Two of DataComp's tasks have none."""
+    return value is None or (isinstance(value, (int, float)) and math.isfinite(value))
 
 
 def outside(checkout: Checkout, script: Path) -> list[str]:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from filters.command import Quiet
 from filters.pool import subset
 from filters.pool.errors import BadInput
@@ -30,12 +32,21 @@ class Loop:
 
     def rows(self, checkout: Checkout, console: Quiet) -> Iterator[tuple[str, int, list[float]]]:
         """Name, samples and the mean over the tasks of each seed; what is done already is only read."""
-        names = [path.stem for path in self.subsets]
-        if len(set(names)) < len(names):
-            raise BadInput("--subset", f"names {max(names, key=names.count)} twice", "give the files other names")
+        self._check(checkout)
         for path in self.subsets:
             written = self._resharded(path, checkout, console)
             yield path.stem, written, [self._seed(path, seed, checkout, console) for seed in self.seeds]
+
+    def _check(self, checkout: Checkout) -> None:
+        """What would be told only after hours."""
+        names = [path.stem for path in self.subsets]
+        if len(set(names)) < len(names):
+            raise BadInput("--subset", f"names {max(names, key=names.count)} twice", "give the files other names")
+        Evaluation(self.work, self.sets).tasklist(checkout)
+        for path in self.subsets:
+            listed, copy = subset.read(path), self.work / path.stem / "shards/sample_ids.npy"
+            if copy.with_name("meta.json").is_file() and not np.array_equal(listed, subset.read(copy)):
+                raise BadInput(copy.parents[1], f"was made of another subset than {path}", "remove it, or name another --work_dir")
 
     def _resharded(self, path: Path, checkout: Checkout, console: Quiet) -> int:
         place = self.work / path.stem / "shards"
@@ -49,7 +60,10 @@ class Loop:
         place = self.work / path.stem / f"seed{seed}"
         trained = Training(place.with_name("shards"), place, self.scale, seed, self.arguments).made(checkout, console)
         metrics = Evaluation(place, self.sets).made(checkout, console)
-        told = statistics.mean(value for value in metrics.values() if value is not None)
+        values = [value for value in metrics.values() if value is not None]
+        if not values:
+            raise BadInput(self.sets, "has no task with a main metric", "name sets of which one has it")
+        told = statistics.mean(values)
         console.say(f"{path.stem} seed {seed}: loss {trained.first_loss:.2f} -> {trained.last_loss:.2f}, {told:.4f}")
         return told
 
