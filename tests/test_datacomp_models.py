@@ -172,7 +172,7 @@ def test_what_outlives_a_kill_9_is_not_written_beside(stand_in: Path, data: Path
     process.kill()
     process.wait()
     assert train(data) == 2
-    assert f"model.log: is being written by what an earlier call began; wait for its end, or end it: fuser {data.parent}/model.log" in told(
+    assert f"model.log: is being written by what another call began; wait for its end, or end it: fuser {data.parent}/model.log" in told(
         capsys
     )
     os.killpg(pids[0], signal.SIGKILL)
@@ -346,6 +346,20 @@ def test_the_loop_makes_a_table_of_subsets_and_seeds_and_goes_on_where_it_was(st
     (pool / "work/second/seed1/eval_results.jsonl").unlink()
     assert loop(pool) == 0
     assert calls(stand_in)[8:] == ["evaluate seed1"]
+
+
+def test_a_resharder_that_was_stopped_begins_anew(stand_in: Path, pool: Path, capsys: Capture) -> None:
+    places = ("--subset", pool / "first.npy", "--shards_dir", pool / "shards", "--output_dir", pool / "out")
+    assert run("reshard", *places) == 0
+    (pool / "out/meta.json").unlink()
+    (pool / "out/00000007.tar").write_bytes(b"cut off")
+    assert run("reshard", *places) == 0
+    assert not (pool / "out/00000007.tar").exists()
+    (pool / "out/meta.json").unlink()
+    (pool / "out/mine.txt").touch()
+    capsys.readouterr()
+    assert run("reshard", *places) == 2
+    assert "out: holds what no resharder wrote; name another --output_dir" in told(capsys)
 
 
 def test_two_subsets_of_one_name_are_refused(stand_in: Path, pool: Path, capsys: Capture) -> None:

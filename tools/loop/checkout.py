@@ -8,9 +8,11 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from filters.pool.errors import BadInput, from_os
 
@@ -40,34 +42,47 @@ class Checkout:
         except OSError as error:
             raise from_os(self.python, error) from None
 
-    def run(self, script: str, arguments: list[str], log: Path, tell: Callable[[Callable[[], str]], None]) -> str:
+    def run(self, script: str, arguments: list[str], log: IO[bytes], tell: Callable[[Callable[[], str]], None]) -> str:
         """Run a script of the checkout to its end, what it says in a log; gives how it ended, which says little, for the user."""
         if missing := self.missing():
             raise BadInput(self.folder, f"has no {', '.join(missing)}", CLONE)
-        began = time.monotonic()
+        began, path = time.monotonic(), Path(log.name)
+        log.truncate(0)
         process = self._started(arguments, log)
         try:
             while process.poll() is None:
                 time.sleep(0.1)
-                tell(lambda: f"{log.name} has been written for {time.monotonic() - began:.0f} s")
+                tell(lambda: f"{path.name} has been written for {time.monotonic() - began:.0f} s")
         finally:
             _end(process)
-        said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        return f"{script} ended with {process.returncode}, its log is {log}" + (f" and ends {said[-1].strip()[:200]!r}" if said else "")
+        said = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
+        return f"{script} ended with {process.returncode}, its log is {path}" + (f" and ends {said[-1].strip()[:200]!r}" if said else "")
 
-    def _started(self, arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
-        """The log is locked for as long as a process writes it, so also when we are killed and the same command is given again."""
+    def _started(self, arguments: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+        call = [self.python, *arguments]
         try:
-            with log.open("ab") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                file.truncate(0)
-                return subprocess.Popen(
-                    [self.python, *arguments], env=_environment(), stdout=file, stderr=subprocess.STDOUT, start_new_session=True
-                )
-        except BlockingIOError:
-            raise BadInput(log, "is being written by what an earlier call began", f"wait for its end, or end it: fuser {log}") from None
+            return subprocess.Popen(call, env=_environment(), stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         except OSError as error:
-            raise from_os(error.filename or self.python, error) from None
+            raise from_os(self.python, error) from None
+
+
+@contextmanager
+def held(log: Path) -> Iterator[IO[bytes]]:
+    """A log, locked for us and for each process that writes it: one that outlives a kill -9 of ours keeps the same command off."""
+    with _opened(log) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadInput(log, "is being written by what another call began", f"wait for its end, or end it: fuser {log}") from None
+        yield file
+
+
+def _opened(log: Path) -> IO[bytes]:
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        return log.open("ab")
+    except OSError as error:
+        raise from_os(log, error) from None
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

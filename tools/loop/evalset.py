@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -67,18 +68,28 @@ def _lines_of(path: Path) -> list[str]:
 
 
 def write(made: EvalSet, folder: Path) -> None:
-    """Raises BadInput for a folder that is there."""
+    """Whole or not at all; raises BadInput for a folder that holds one."""
     place = folder / f"wds_{TASK}_test"
+    if place.exists():
+        raise BadInput(place, "is there already", "remove it, or name another --output_dir")
     try:
-        (place / "test").mkdir(parents=True)
-        (place / "classnames.txt").write_text(_lines(made.classes))
-        (place / "zeroshot_classification_templates.txt").write_text(_lines(made.templates))
-        (place / "test/nshards.txt").write_text("1\n")
-        _write_tar(place / "test/0.tar", made.pictures)
-        listed = f"{TASK}:\n  name: {TASK}\n  size: {len(made.pictures)}\n  num_classes: {len(made.classes)}\n"
-        (folder / "tasklist.yml").write_text(listed)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as new:
+            _fill(Path(new) / place.name, made)
+            (folder / "tasklist.yml").write_text(
+                f"{TASK}:\n  name: {TASK}\n  size: {len(made.pictures)}\n  num_classes: {len(made.classes)}\n"
+            )
+            (Path(new) / place.name).rename(place)
     except OSError as error:
         raise from_os(place, error) from None
+
+
+def _fill(place: Path, made: EvalSet) -> None:
+    (place / "test").mkdir(parents=True)
+    (place / "classnames.txt").write_text(_lines(made.classes))
+    (place / "zeroshot_classification_templates.txt").write_text(_lines(made.templates))
+    (place / "test/nshards.txt").write_text("1\n")
+    _write_tar(place / "test/0.tar", made.pictures)
 
 
 def _lines(texts: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from filters.command import Quiet
 from filters.pool import subset
 from filters.pool.errors import BadInput, from_os
-from tools.loop.checkout import Checkout
+from tools.loop.checkout import Checkout, held
 from tools.loop.shards import Comparison, input_shards, read_back, tars
 
 WRITTEN = re.compile(r"\d{8}(\.tar|_stats\.json)|sample_ids\.npy|meta\.json")
@@ -29,12 +29,13 @@ class Reshard:
         return self.output.with_name(f"{self.output.name}.log")
 
     def made(self, checkout: Checkout, console: Quiet, overwrite: bool) -> Comparison:
-        """Run, unless the output is there already; raises BadInput where it is not what it should be, whatever the exit code was."""
+        """Run, unless it has come to its end before; raises BadInput where the output is not right, whatever the exit code was."""
         if not len(subset.read(self.subset)):
             raise BadInput(self.subset, "lists no uid", "name a subset that keeps some")
-        if self._is_there(overwrite):
-            return self._judged(console, "remove it, give --overwrite, or name another --output_dir")
-        return self._judged(console, checkout.run("resharder.py", self._arguments(checkout), self.log, console.tell))
+        with held(self.log) as log:
+            if self._is_there(overwrite):
+                return self._judged(console, "remove it, give --overwrite, or name another --output_dir")
+            return self._judged(console, checkout.run("resharder.py", self._arguments(checkout), log, console.tell))
 
     def _arguments(self, checkout: Checkout) -> list[str]:
         """The number of shards is told: the resharder would end at a gap in their names."""
@@ -44,11 +45,11 @@ class Reshard:
         return [str(checkout.folder.resolve() / "resharder.py"), *places, *shards, "-j", str(self.workers)]
 
     def _is_there(self, overwrite: bool) -> bool:
-        """Whether the output is to be judged as it is; else it is an empty folder now."""
+        """Whether the output is to be judged as it is; else it is an empty folder now. A resharder that was stopped has no meta.json."""
         try:
             self.output.mkdir(parents=True, exist_ok=True)
             found = list(self.output.iterdir())
-            if found and not overwrite:
+            if (self.output / "meta.json").is_file() and not overwrite:
                 return True
             self._clear(found)
         except OSError as error:

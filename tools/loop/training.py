@@ -11,14 +11,14 @@ import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
 from filters.command import Quiet
 from filters.pool.errors import BadInput, from_os
 from filters.pool.files import replacing, sha256
-from tools.loop.checkout import OUTSIDE, Checkout
+from tools.loop.checkout import OUTSIDE, Checkout, held
 
 MODELS = Path(__file__).with_name("models")
 TINY = "tiny"
@@ -56,10 +56,11 @@ class Training:
 
     def made(self, checkout: Checkout, console: Quiet) -> Trained:
         """Run, unless it has come to its end before; raises BadInput where it did not, whatever the exit code was."""
-        self._claim()
-        if not (self.output / "info.pkl").is_file():
-            return self._judged(checkout.run("train.py", self._arguments(checkout), self.log, console.tell))
-        return self._judged("remove it, or name another folder")
+        with held(self.log) as log:
+            self._claim()
+            if not (self.output / "info.pkl").is_file():
+                return self._judged(checkout.run("train.py", self._arguments(checkout), log, console.tell))
+            return self._judged("remove it, or name another folder")
 
     def _claim(self) -> None:
         """Note what it is trained on; what another call has begun is not gone on with."""
@@ -136,11 +137,12 @@ class Evaluation:
             raise BadInput(listed, "names no task", "name a folder of evaluation sets")
         if not (self.trained / "info.pkl").is_file():
             raise BadInput(self.trained, "has no info.pkl", "name the folder that train wrote")
-        found = self._results()
-        self._claim(tasks, found)
-        if found.keys() >= set(tasks):
-            return self._judged(tasks, f"remove {self._written}")
-        return self._judged(tasks, self._run(checkout, console, listed))
+        with held(self.log) as log:
+            found = self._results()
+            self._claim(tasks, found)
+            if found.keys() >= set(tasks):
+                return self._judged(tasks, f"remove {self._written}")
+            return self._judged(tasks, self._run(checkout, console, listed, log))
 
     def tasklist(self, checkout: Checkout) -> Path:
         """What names the tasks; raises BadInput when there are no sets at all."""
@@ -179,14 +181,14 @@ class Evaluation:
     def _written(self) -> Path:
         return self.trained / "eval_results.jsonl"
 
-    def _run(self, checkout: Checkout, console: Quiet, tasks: Path) -> str:
+    def _run(self, checkout: Checkout, console: Quiet, tasks: Path, log: IO[bytes]) -> str:
         """evaluate.py reads the tasks beside itself: a link to it stands beside those that are wanted."""
         with tempfile.TemporaryDirectory() as folder:
             script = Path(folder) / "evaluate.py"
             script.symlink_to(checkout.folder.resolve() / "evaluate.py")
             script.with_name("tasklist.yml").write_bytes(tasks.read_bytes())
             places = ["--train_output_dir", str(self.trained.resolve()), "--data_dir", str(self.sets.resolve())]
-            return checkout.run("evaluate.py", [*outside(checkout, script), *places], self.log, console.tell)
+            return checkout.run("evaluate.py", [*outside(checkout, script), *places], log, console.tell)
 
     def _results(self) -> dict[str, float | None]:
         lines = _text(self._written).splitlines()

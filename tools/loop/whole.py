@@ -50,9 +50,7 @@ class Loop:
 
     def _resharded(self, path: Path, checkout: Checkout, console: Quiet) -> int:
         place = self.work / path.stem / "shards"
-        job = Reshard(path, self.source, place, self.workers)
-        begun = place.is_dir() and not (place / "meta.json").is_file()  # a resharder that was stopped: its last file is missing
-        found = job.made(checkout, console, overwrite=begun)
+        found = Reshard(path, self.source, place, self.workers).made(checkout, console, overwrite=False)
         console.say(f"{path.stem}: {len(subset.read(path)):,} listed, {len(found.place):,} written")
         return len(found.place)
 
