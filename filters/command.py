@@ -227,12 +227,24 @@ def metadata_of(places: Places, progress: Progress) -> Place:
         return place(places.metadata_dir)
     if places.pool == "demo":
         return demo_pool(progress)
+    return _downloaded(str(places.pool))
+
+
+def _downloaded(pool: str) -> Place:
+    """Where a pool of DataComp's is; raises BadInput, with the way to get it, where it is not."""
+    folder, command = home(pool), f"python tools/download.py metadata --scale {pool}"
+    if folder is None:
+        what = f"DATACOMP_DIR is not set, so the place of pool {pool} is not known"
+        raise BadInput("--pool", what, f"set it, and download the pool: {command}; or give --metadata_dir")
+    if isinstance(folder, Path) and not (folder.exists() and any(folder.iterdir())):
+        raise BadInput(folder, f"pool {pool} is not there", f"download it: {command}; or give --metadata_dir")
+    return folder
+
+
+def home(pool: str) -> Place | None:
+    """Where a pool of DataComp's has its place."""
     root = os.environ.get("DATACOMP_DIR")
-    if not root:
-        what = f"DATACOMP_DIR is not set, so the place of pool {places.pool} is not known"
-        do = f"download mlfoundations/datacomp_{places.pool} (DataComp's download_upstream.py --download_npz), then give --metadata_dir"
-        raise BadInput("--pool", what, do)
-    return place(root) / str(places.pool) / "metadata"
+    return place(root) / pool / "metadata" if root else None
 
 
 def demo_pool(progress: Progress) -> Path:

@@ -59,3 +59,7 @@ def validate() -> NoReturn:
 
 def package() -> NoReturn:
     begin("submission.package")
+
+
+def download() -> NoReturn:
+    begin("tools.download", RESUMED)

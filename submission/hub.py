@@ -9,10 +9,11 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
+from filters.pool import hub
 from filters.pool.errors import BadInput
 
-ANSWERS = {  # of the Hub
-    401: ("does not know you", "log in (hf auth login), or set HF_TOKEN"),
+WRITING: hub.Answers = {
+    401: ("does not know you", hub.LOG_IN),
     403: ("does not let you write there", "take a token that may write, and a repository of yours"),
     404: ("does not find it", "name it USER/NAME, and take a token that may write"),
     429: ("has had enough requests for now", "run again later"),
@@ -40,7 +41,8 @@ def push(folder: Path, repository: str, private: tuple[str, ...], quiet: bool) -
         api.create_repo(repository, repo_type="model", exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=folder, commit_message="An entry for DataComp", ignore_patterns=[*private])
     except HfHubHTTPError as error:
-        found, do = ANSWERS.get(error.response.status_code, ("fails", "run again later"))
-        raise BadInput(where, f"the Hub {found} (HTTP {error.response.status_code})", do) from None
+        status = error.response.status_code
+        fails = BadInput(where, f"the Hub fails (HTTP {status})", "run again later")
+        raise hub.refusal(where, status, WRITING) or fails from None
     except (httpx2.HTTPError, OSError, RuntimeError) as error:  # huggingface_hub's own of an upload that fails is a RuntimeError
         raise BadInput(where, f"the Hub is not reached, or breaks off ({type(error).__name__})", "run again later") from None

@@ -114,7 +114,7 @@ def test_a_pool_whose_place_is_unknown_is_refused_with_the_way_to_get_it(capsys:
     assert run("--pool", "medium") == 2
     told = capsys.readouterr().err
     assert "DATACOMP_DIR" in told
-    assert "mlfoundations/datacomp_medium" in told
+    assert "python tools/download.py metadata --scale medium" in told
 
 
 def test_quiet_prints_nothing(tiny_pool: Path, tmp_path: Path, capfd: Capture) -> None:

@@ -14,6 +14,7 @@ import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from fsspec.registry import _registry
 
 from filters import densprune, semdedup, topscore
 from filters.densprune import DensityPrune
@@ -374,6 +375,7 @@ def test_what_is_no_pool_is_said_of_a_store_as_of_a_folder(web: Web, local: Path
 )
 def test_a_url_that_cannot_be_read_is_refused(url: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    monkeypatch.delitem(_registry, "hf", raising=False)  # of a test before
     with pytest.raises(BadInput, match=said) as caught:
         Pool.open(url)
     assert "sec" not in str(caught.value)

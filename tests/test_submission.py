@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import ast
-import base64
 import gzip
 import hashlib
-import http.server
 import json
 import os
 import re
@@ -15,7 +13,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +28,7 @@ from submission import datacomp, package, validate
 from submission.published import EVERYTHING
 from tests.bad_files import npy, npy_with_header
 from tests.pools import Array, write_pool
+from tests.stores import Uploads, uploads_server
 
 ROOT = Path(__file__).parents[1]
 REPO = os.environ.get("DATACOMP_REPO")
@@ -529,79 +527,10 @@ def test_an_entry_is_replaced_only_when_that_is_asked_for_and_nothing_else_ever(
 # -- the Hub
 
 
-class Hub(http.server.ThreadingHTTPServer):
-    """What of the Hugging Face Hub an upload meets; `refusal` is its answer to the step of that name."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Requests)
-        self.refusal: dict[str, int] = {}
-        self.seen: list[str] = []
-        self.tokens: set[str | None] = set()
-        self.large: dict[str, bytes] = {}  # by sha256
-        self.committed: dict[str, bytes] = {}
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Requests(http.server.BaseHTTPRequestHandler):
-    server: Hub
-
-    def do_POST(self) -> None:
-        step = re.sub(r".*(create|validate-yaml|preupload|batch|commit)(/main)?$", r"\1", self.path)
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.seen.append(step)
-        self.server.tokens.add(self.headers["Authorization"])
-        if step in self.server.refusal:
-            self.answer({"error": "no"}, self.server.refusal[step])
-        else:
-            steps = {"create": self.create, "preupload": self.modes, "batch": self.batch, "commit": self.commit}
-            self.answer(steps[step](body) if step in steps else {})
-
-    def create(self, body: bytes) -> Any:
-        return {"url": f"{self.server.url}/ada/density-15"}
-
-    def modes(self, body: bytes) -> Any:
-        files = [file["path"] for file in json.loads(body)["files"]]
-        kinds = {True: "lfs", False: "regular"}
-        return {"files": [{"path": path, "uploadMode": kinds[path.endswith(".npy")], "shouldIgnore": False} for path in files]}
-
-    def batch(self, body: bytes) -> Any:
-        wanted = json.loads(body)["objects"]
-        uploads = [{"upload": {"href": f"{self.server.url}/{one['oid']}"}} for one in wanted]
-        return {"transfer": "basic", "objects": [one | {"actions": upload} for one, upload in zip(wanted, uploads, strict=True)]}
-
-    def commit(self, body: bytes) -> Any:
-        for line in map(json.loads, body.splitlines()):
-            if line["key"] == "file":
-                self.server.committed[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-            elif line["key"] == "lfsFile":
-                self.server.committed[line["value"]["path"]] = self.server.large[line["value"]["oid"]]
-        return {"success": True, "commitOid": "0" * 40, "commitUrl": f"{self.server.url}/ada/density-15/commit/0"}
-
-    def do_PUT(self) -> None:
-        self.server.large[self.path[1:]] = self.rfile.read(int(self.headers["Content-Length"]))
-        self.answer({})
-
-    def answer(self, told: Any, code: int = 200) -> None:
-        data = json.dumps(told).encode()
-        self.send_response(code)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-
 @pytest.fixture
-def loopback() -> Iterator[Hub]:
-    with Hub() as server:
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+def loopback() -> Iterator[Uploads]:
+    with uploads_server() as server:
         yield server
-        server.shutdown()
 
 
 TOKEN = "hf_secretsecretsecret"
@@ -617,7 +546,7 @@ def pushed(run: Made, endpoint: str, *more: str) -> subprocess.CompletedProcess[
     return subprocess.run([sys.executable, page, *words], cwd=run.folder, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_an_entry_that_is_pushed_arrives_as_it_is_but_for_what_is_private(run: Made, loopback: Hub) -> None:
+def test_an_entry_that_is_pushed_arrives_as_it_is_but_for_what_is_private(run: Made, loopback: Uploads) -> None:
     done = pushed(run, loopback.url)
     assert (done.returncode, loopback.seen) == (0, [])  # nothing is sent unless it is asked for
     done = pushed(run, loopback.url, "--push", "ada/density-15")
@@ -639,7 +568,9 @@ def test_an_entry_that_is_pushed_arrives_as_it_is_but_for_what_is_private(run: M
         ({"commit": 500}, "the Hub fails (HTTP 500); run again later"),
     ],
 )
-def test_what_the_hub_refuses_is_told_in_one_line_and_the_entry_stays(refusal: dict[str, int], said: str, run: Made, loopback: Hub) -> None:
+def test_what_the_hub_refuses_is_told_in_one_line_and_the_entry_stays(
+    refusal: dict[str, int], said: str, run: Made, loopback: Uploads
+) -> None:
     loopback.refusal = refusal
     done = pushed(run, loopback.url, "--push", "ada/density-15", "--quiet")
     assert done.returncode == 2

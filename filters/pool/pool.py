@@ -23,6 +23,7 @@ from filters.pool.errors import BadInput, from_os, shortened
 from filters.pool.place import Place, Remote, Stamp, place
 
 ENDS = (".parquet", ".npz")
+DOWNLOADING = ".download/unfinished"  # in a folder that does not hold the whole pool yet: the command that goes on
 FOOTER = 1 << 13  # bytes of a store's parquet that are fetched at once: most footers are shorter
 ASKED = 32  # files of a store of which something is asked at once
 Item = TypeVar("Item")
@@ -107,6 +108,7 @@ class Pool:
         raises        BadInput for a folder without shards, a lone half of a pair, and every fault that headers show
         """
         folder = place(metadata_dir)
+        _check_finished(folder)
         files = _files(folder, ENDS if embeddings else ENDS[:1])
         keys = list(_keys(folder, files))
         beside = _Beside.of(place(features_dir)) if features_dir is not None and embeddings else None
@@ -148,6 +150,12 @@ class Pool:
                 raise BadInput(
                     shard.parquet, f"column '{name}' is {kind}, in {first.parquet.name} it is {like}", "download the odd one again"
                 )
+
+
+def _check_finished(folder: Place) -> None:
+    """A part of a pool would be taken for the whole."""
+    if isinstance(folder, Path) and (folder / DOWNLOADING).exists():
+        raise BadInput(folder, "is not downloaded to its end", (folder / DOWNLOADING).read_text().strip() or "download it again")
 
 
 def _together(task: Callable[[Item], Result], items: Iterable[Item], folder: Place, workers: int) -> list[Result]:

@@ -22,6 +22,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urljoin, urlsplit
 
+from filters.pool import hub
 from filters.pool.errors import BadInput, shortened
 from filters.pool.place import HTTP, Remote, Stamp
 from filters.pool.redact import scrubbed
@@ -33,6 +34,7 @@ Range = tuple[int, int]  # first byte, number of bytes
 Result = TypeVar("Result")
 
 PIECE = 8 << 20  # bytes that one request asks for at most: a store takes tens of milliseconds to begin
+BUFFER = 1 << 20  # bytes of a connection that aiohttp takes in before it has it wait; at its own 64 kB it does little else
 IN_FLIGHT = 4  # requests of a worker at once
 TRIES = 9  # of a request: in all a minute and a half, unless the store says when to come back
 FIRST_TRIES = 4  # of the first one, when nothing is lost yet and the URL may be wrong
@@ -69,7 +71,7 @@ def listing(folder: Remote) -> dict[str, Remote]:
     """The files of a folder by name, with their stamps where the list tells them; raises BadInput when there is no list."""
     if folder.scheme in HTTP:
         return {name: folder / name for name in _names_of_web_page(folder)}
-    entries = _settled(folder, lambda: _filesystem(folder).ls(folder.url, detail=True, **LIST_ANEW.get(folder.scheme, {})), FIRST_TRIES)
+    entries = settled(folder, lambda: _filesystem(folder).ls(folder.url, detail=True, **LIST_ANEW.get(folder.scheme, {})), FIRST_TRIES)
     found = {}
     for entry in entries:
         name = entry["name"].rstrip("/").rpartition("/")[2]
@@ -78,11 +80,30 @@ def listing(folder: Remote) -> dict[str, Remote]:
     return found
 
 
+def tree(repository: Remote) -> dict[str, Remote]:
+    """All files of a repository of the Hub, by path, with their stamps."""
+    system = _filesystem(repository)
+    found = settled(repository, lambda: system.find(repository.url, detail=True, refresh=True), FIRST_TRIES)
+    prefix = repository.url.partition("://")[2] + "/"
+    paths = {name.removeprefix(prefix): entry for name, entry in found.items()}
+    return {path: stamped(repository / path, _stamp_of(entry)) for path, entry in paths.items()}
+
+
+def commit(repository: Remote) -> str:
+    """What is the newest of a repository of the Hub now."""
+    return settled(repository, lambda: hub.commit(_filesystem(repository), repository), FIRST_TRIES)
+
+
+def has(repository: Remote, commit: str) -> bool:
+    """Whether a repository of the Hub still has a version."""
+    return settled(repository, lambda: hub.has(_filesystem(repository), repository, commit), FIRST_TRIES)
+
+
 def stamp(file: Remote) -> Stamp:
     """Size and version of a file as they are now."""
     if file.scheme in HTTP:
-        return _settled(file, lambda: _web(file, 0, 1, None)[1])
-    told = _settled(file, lambda: _filesystem(file).info(file.url, **ASK_ANEW.get(file.scheme, {})))
+        return settled(file, lambda: _web(file, 0, 1, None)[1])
+    told = settled(file, lambda: _filesystem(file).info(file.url, **ASK_ANEW.get(file.scheme, {})))
     if told["type"] != "file":
         raise BadInput(file, "is a folder", "name a file")
     return _stamp_of(told)
@@ -124,7 +145,7 @@ def _range(file: Remote, one: Range, over: threading.Event, told: Callable[[str]
             raise EOFError(f"sent {len(data):,} of {one[1]:,} bytes")
         return data
 
-    return _settled(file, ask, TRIES, over, told) if one[1] else b""
+    return settled(file, ask, TRIES, over, told) if one[1] else b""
 
 
 def _read(file: Remote, begin: int, size: int) -> bytes:
@@ -134,6 +155,8 @@ def _read(file: Remote, begin: int, size: int) -> bytes:
     if file.scheme in HTTP:
         return _web(file, begin, begin + size, file.stamp)[0]
     system = _filesystem(file)
+    if file.scheme == hub.SCHEME:
+        return _of_hub(system, file, begin, begin + size)
     if system.async_impl or type(system).cat_file is not AbstractFileSystem.cat_file:
         return bytes(system.cat_file(file.url, start=begin, end=begin + size))
     with system.open(file.url, "rb", size=file.size, cache_type="none") as opened:
@@ -201,9 +224,10 @@ def pieces(begin: int, end: int) -> list[Range]:
 # -- file systems
 
 
-def _filesystem(file: Remote) -> Any:
+def _filesystem(file: Remote, scheme: str = "") -> Any:
+    """What reads it: of its own scheme, unless its bytes are where another is spoken."""
     try:
-        return _made(file.scheme)
+        return _made(scheme or file.scheme)
     except ImportError as error:
         extra = EXTRAS.get(file.scheme)
         do = f"pip install 'densprune[{extra}]'" if extra else f"install what fsspec needs for {file.scheme}://"
@@ -222,7 +246,8 @@ def _made(scheme: str) -> Any:
         import aiohttp
 
         patience = aiohttp.ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE)
-        return fsspec.filesystem(scheme, use_listings_cache=False, client_kwargs={"timeout": patience, "trust_env": True})
+        settings = {"timeout": patience, "trust_env": True, "read_bufsize": BUFFER}
+        return fsspec.filesystem(scheme, use_listings_cache=False, client_kwargs=settings)
     if scheme in ("s3", "s3a"):
         once = {"max_pool_connections": 64, "retries": {"total_max_attempts": 1}, **conf.get("s3", {}).get("config_kwargs", {})}
         system = fsspec.filesystem(scheme, use_listings_cache=False, config_kwargs=once)
@@ -233,6 +258,8 @@ def _made(scheme: str) -> Any:
 
 def _stamp_of(entry: Mapping[str, Any]) -> Stamp:
     version = next((entry[name] for name in VERSIONS if entry.get(name) is not None), "")
+    if entry.get("lfs"):
+        version = entry["lfs"]["sha256"]  # of the file itself; the Hub's blob_id is that of a pointer to it
     return int(entry["size"] or 0), str(version.timestamp() if isinstance(version, datetime) else version), 0
 
 
@@ -241,21 +268,30 @@ def _stamp_of(entry: Mapping[str, Any]) -> Stamp:
 
 def _web(file: Remote, begin: int, end: int, expected: Stamp | None) -> tuple[bytes, Stamp]:
     """A range of a file and the stamp that comes with it, checked against the one expected."""
-    from fsspec.asyn import sync
-
-    system = _filesystem(file)
-    data, found = sync(system.loop, _ask, system, file, begin, end)
+    data, found = _asked(file, file.secret(), {}, begin, end)
     if expected is not None and found != expected:
-        raise BadInput(file, "changed during the run", "run again when nothing writes to the pool")
+        raise _changed(file)
     return data, found
 
 
-async def _ask(system: Any, file: Remote, begin: int, end: int) -> tuple[bytes, Stamp]:
+def _changed(file: Remote) -> BadInput:
+    return BadInput(file, "changed during the run", "run again when nothing writes to the pool")
+
+
+def _asked(file: Remote, url: str, headers: Mapping[str, str], begin: int, end: int) -> tuple[bytes, Stamp]:
+    from fsspec.asyn import sync
+
+    system = _filesystem(file, "https")
+    answer: tuple[bytes, Stamp] = sync(system.loop, _ask, system, file, url, headers, begin, end)
+    return answer
+
+
+async def _ask(system: Any, file: Remote, url: str, headers: Mapping[str, str], begin: int, end: int) -> tuple[bytes, Stamp]:
     import yarl
 
     session = await system.set_session()
-    asked = {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
-    async with session.get(yarl.URL(file.secret(), encoded=True), headers=asked) as answer:
+    asked = {**headers, "Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
+    async with session.get(yarl.URL(url, encoded=True), headers=asked) as answer:
         total = answer.headers.get("Content-Range", "").rpartition("/")[2]
         version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
         if answer.status == 416 and total.isdecimal():
@@ -271,6 +307,32 @@ async def _ask(system: Any, file: Remote, begin: int, end: int) -> tuple[bytes, 
             what = f"was sent as {shortened(answer.headers.get('Content-Range'))}, asked for from byte {begin:,}"
             raise BadInput(file, what, "use a server that serves ranges")
         return await answer.content.readexactly(min(end, int(total)) - begin), (int(total), version, 0)
+
+
+def _of_hub(system: Any, file: Remote, begin: int, end: int) -> bytes:
+    """From where the Hub has it for now, or from where it has it next."""
+    linked = hub.linked(file.url, file.stamp)
+    link = linked.get(system, file)
+    try:
+        return _linked_range(file, link, begin, end)
+    except Answered as answer:
+        if answer.status not in hub.RUN_OUT or link.headers:
+            raise
+    try:
+        return _linked_range(file, linked.get(system, file, stale=link), begin, end)
+    except Answered as answer:
+        if answer.status not in hub.RUN_OUT:
+            raise
+        raise ConnectionError(f"where the Hub says that it is, a fresh link is answered {answer.status}") from None
+
+
+def _linked_range(file: Remote, link: hub.Link, begin: int, end: int) -> bytes:
+    if file.stamp is not None and not link.is_to(file.stamp):
+        raise _changed(file)
+    data, found = _asked(file, link.url, link.headers, begin, end)
+    if found[0] != file.size:
+        raise _changed(file)
+    return data
 
 
 def _names_of_web_page(folder: Remote) -> list[str]:
@@ -302,7 +364,7 @@ def _page(folder: Remote, end: str) -> str | None:
         text: str | None = sync(system.loop, _text, system, folder.secret(end))
         return text
 
-    return _settled(folder, ask, FIRST_TRIES)
+    return settled(folder, ask, FIRST_TRIES)
 
 
 async def _text(system: Any, url: str) -> str | None:
@@ -320,7 +382,7 @@ async def _text(system: Any, url: str) -> str | None:
 # -- failures
 
 
-def _settled(
+def settled(
     file: Remote,
     ask: Callable[[], Result],
     tries: int = TRIES,
@@ -347,6 +409,8 @@ def _settled(
 def _passing(file: Remote, error: Exception, number: int) -> tuple[str, float]:
     """What went wrong, and the seconds until it is worth another try; raises BadInput when it never is."""
     status, headers = _status(error)
+    if status is not None and file.scheme == hub.SCHEME and (refused := hub.refusal(file, status, hub.READING)):
+        raise refused from None
     if status in (401, 403) or (status is None and _is(error, PermissionError, _UNKNOWN_USER)):
         what = f"answered {status}" if status else "no credentials that it takes"
         raise BadInput(file, f"{what}: not permitted", "give credentials where the store's library looks for them: see README") from None
@@ -390,7 +454,9 @@ def _status(error: BaseException | None) -> tuple[int | None, Mapping[str, str]]
 
 def _pause(headers: Mapping[str, str], number: int) -> float:
     """Seconds until the next try: what the store asks for, else longer each time. Not the same for all who wait."""
-    asked = {name.lower(): value for name, value in headers.items()}.get("retry-after", "").strip()
+    told = {name.lower(): value for name, value in headers.items()}
+    window = re.search(r";\s*t=(\d+)", told.get("ratelimit", ""))  # the Hub's way to say it
+    asked = told.get("retry-after", window[1] if window else "").strip()
     spread = random.uniform(0.5, 1.0)
     if asked.isdecimal():
         return min(float(asked), PATIENCE) + PAUSE * spread

@@ -34,7 +34,7 @@ def declare_operators() -> bool:
     import torch
 
     try:
-        import torchvision  # type: ignore[import-not-found]  # noqa: F401
+        import torchvision  # noqa: F401
     except RuntimeError:
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[name]
@@ -76,7 +76,7 @@ def _gpu() -> str | None:
 
 def run(script: str, scales: str, models: str, *arguments: str) -> None:
     declare_operators()
-    import open_clip  # type: ignore[import-not-found]
+    import open_clip
     import scale_configs  # type: ignore[import-not-found]
 
     scale_configs.SCALE_CONFIGS.update(json.loads(scales))
