@@ -367,7 +367,13 @@ def test_two_subsets_of_one_name_are_refused(stand_in: Path, pool: Path, capsys:
     (pool / "second.npy").rename(pool / "elsewhere/first.npy")
     places = ("--shards_dir", pool / "shards", "--eval_dir", pool, "--work_dir", pool / "work", "--tiny")
     assert run("loop", "--subset", pool / "first.npy", pool / "elsewhere/first.npy", *places) == 2
-    assert "--subset: names first twice" in capsys.readouterr().err
+    assert "--subset: names first twice" in told(capsys)
+    assert calls(stand_in) == []
+
+
+def test_a_seed_that_is_named_twice_is_refused(stand_in: Path, pool: Path, capsys: Capture) -> None:
+    assert loop(pool, "--seeds", "0", "1", "0") == 2
+    assert "--seeds: names 0 twice" in told(capsys)
     assert calls(stand_in) == []
 
 

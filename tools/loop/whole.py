@@ -42,6 +42,8 @@ class Loop:
         names = [path.stem for path in self.subsets]
         if len(set(names)) < len(names):
             raise BadInput("--subset", f"names {max(names, key=names.count)} twice", "give the files other names")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise BadInput("--seeds", f"names {max(self.seeds, key=self.seeds.count)} twice", "name others")
         Evaluation(self.work, self.sets).tasklist(checkout)
         for path in self.subsets:
             listed, copy = subset.read(path), self.work / path.stem / "shards/sample_ids.npy"
