@@ -40,7 +40,7 @@ from filters.options import (
     with_underscores,
 )
 from filters.outcome import Look, Verdict
-from filters.pool.errors import BadInput, from_os, printable
+from filters.pool.errors import REFUSED, BadInput, from_os, printable
 from filters.pool.place import Place, is_url, kept, place
 from filters.scores import computed
 from filters.start import RESUMED, SIGNALS
@@ -236,9 +236,18 @@ def _downloaded(pool: str) -> Place:
     if folder is None:
         what = f"DATACOMP_DIR is not set, so the place of pool {pool} is not known"
         raise BadInput("--pool", what, f"set it, and download the pool: {command}; or give --metadata_dir")
-    if isinstance(folder, Path) and not (folder.exists() and any(folder.iterdir())):
+    if isinstance(folder, Path) and _is_bare(folder):
         raise BadInput(folder, f"pool {pool} is not there", f"download it: {command}; or give --metadata_dir")
     return folder
+
+
+def _is_bare(folder: Path) -> bool:
+    try:
+        return not any(folder.iterdir())
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False  # whoever opens it says why it cannot be
 
 
 def home(pool: str) -> Place | None:
@@ -286,12 +295,22 @@ def _settled(name: str, run: Callable[[Interruption], int | None], interruption:
     try:
         return run(interruption) or 0
     except BrokenPipeError:  # whoever read the table has seen enough of it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+        _drop_output()
+        return _failed(name, str(from_os(error.filename or "standard output", error)), 2)
     except BadInput as error:
         return _failed(name, str(error), 2)
     except WorkerDied as error:
         return _failed(name, str(error), 1)
+
+
+def _drop_output() -> None:
+    """What is left of it would be tried again when the process ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _failed(name: str, line: str, code: int) -> int:

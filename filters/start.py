@@ -29,6 +29,8 @@ def begin(module: str, line: str = STOPPED) -> NoReturn:
 
     for number in SIGNALS:
         signal.signal(number, end)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115, PTH123 - one that is closed would be the next file's
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115, PTH123
     try:
         code = importlib.import_module(module).main()
     finally:

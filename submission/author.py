@@ -16,7 +16,7 @@ PLACEHOLDERS = {
 }
 EMAIL = re.compile(r"[^@\s]+@([^@\s]+\.[^@\s.]+)")
 EXAMPLES = re.compile(r"(.*\.)?example(\.(com|org|net|edu))?|(.*\.)?(test|invalid|localhost)|email\.com|domain\.com")
-HUB = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")  # a name there
+HUB = re.compile(r"(?!.*(--|\.\.|\.git$))[A-Za-z0-9_]([\w.-]{0,94}\w)?", re.ASCII)  # a name there, as huggingface_hub takes it
 LINK = re.compile(r"https?://([^/\s:]+\.[^/\s:]+)(:\d+)?(/\S*)?")
 
 

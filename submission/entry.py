@@ -14,8 +14,10 @@ It is made beside its place and renamed, so it is there whole or not at all.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -51,24 +53,39 @@ class Sources:
 def manifest_of(work: Path, report: Report, scale: str) -> tuple[dict[str, Any], list[BadInput]]:
     """The manifest of the run that made the file, and what is wrong with it. Raises BadInput when it cannot be read."""
     path = work / "manifest.json"
-    if not path.is_file():
-        raise BadInput(path, "there is no such file", "name by --work the work folder of the run that made the uid file")
-    try:
+    with _as_written(path):
         told = unsealed(path)
+        return told, list(_disagrees(path, told, report, scale))
+
+
+def _disagrees(path: Path, told: dict[str, Any], report: Report, scale: str) -> Iterator[BadInput]:
+    digest, rows = str(told["sha256"]), int(told["pool"]["rows"])
+    if report.sha256 and report.sha256 != digest:
+        what = f"is not the subset of {path}: its sha256 is {report.sha256[:12]}…, that of the manifest {digest[:12]}…"
+        yield BadInput(report.path, what, "name the work folder of the run that made it, or run that again")
+    if rows > SCALES[scale]:
+        what = f"is of a pool of {rows:,} samples, and {scale} has {SCALES[scale]:,}"
+        yield BadInput(path, what, "name the --scale of the pool")
+
+
+@contextmanager
+def _as_written(manifest: Path) -> Iterator[None]:
+    """BadInput where the block does not find in it what a run writes: its digest can be computed by anybody."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        do = "name by --work the work folder of the run that made the uid file"
+        raise BadInput(manifest, "there is no such file", do) from None
+    except OSError as error:
+        raise from_os(manifest, error) from None
     except UNREADABLE:
-        raise BadInput(path, "is not as a run wrote it", "run the filter again") from None
-    faults = []
-    if report.sha256 and report.sha256 != told["sha256"]:
-        what = f"is not the subset of {path}: its sha256 is {report.sha256[:12]}…, that of the manifest {told['sha256'][:12]}…"
-        faults.append(BadInput(report.path, what, "name the work folder of the run that made it, or run that again"))
-    if told["pool"]["rows"] > SCALES[scale]:
-        what = f"is of a pool of {told['pool']['rows']:,} samples, and {scale} has {SCALES[scale]:,}"
-        faults.append(BadInput(path, what, "name the --scale of the pool"))
-    return told, faults
+        raise BadInput(manifest, "is not as a run wrote it", "run the filter again") from None
 
 
 def write(folder: Path, facts: Facts, sources: Sources, overwrite: bool, console: Quiet) -> None:
     """Make the folder."""
+    with _as_written(sources.work / "manifest.json"):
+        readme = card.written(facts)
     with _in_place(folder, overwrite) as new:
         inside = new / f"{facts.scale}_scale"
         _copy(facts.report, inside / "samples" / facts.report.path.name, console)
@@ -76,35 +93,53 @@ def write(folder: Path, facts: Facts, sources: Sources, overwrite: bool, console
         _copy_small(sources.work / "manifest.json", new / "manifest.json")
         _text(new / "entry.json", json.dumps(summary(facts), indent=2) + "\n")
         _text(new / "SHA256SUMS", "".join(f"{digest}  {name}\n" for name, digest in _sums(new, facts.report)))
-        _text(new / "README.md", card.written(facts))
+        _text(new / "README.md", readme)
         _text(new / "submit.sh", f"{POSTS}\n{command(folder, facts, sources)}\n")
 
 
 @contextmanager
 def _in_place(folder: Path, overwrite: bool) -> Iterator[Path]:
-    """An empty folder that takes the name when the block ends well."""
+    """An empty folder that takes the name when the block ends well. It is held: another call would write into it."""
     new = folder.with_name(f".{folder.name}.tmp")
     try:
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir(parents=True)
-        yield new
-        if folder.exists():
-            check_place(folder, overwrite)
-            shutil.rmtree(folder)
-        move(new, folder)
+        new.mkdir(parents=True, exist_ok=True)
+        held = os.open(new, os.O_RDONLY)
+    except OSError as error:
+        raise from_os(folder, error) from None
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _empty(new)
+        try:
+            yield new
+            if folder.exists():
+                check_place(folder, overwrite)
+                shutil.rmtree(folder)
+            move(new, folder)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+    except BlockingIOError:
+        raise BadInput(folder, "is being made by another call", "wait for it") from None
     except OSError as error:
         raise from_os(folder, error) from None
     finally:
-        shutil.rmtree(new, ignore_errors=True)
+        os.close(held)
+
+
+def _empty(folder: Path) -> None:
+    """Of what a call that was killed left there."""
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def check_place(folder: Path, overwrite: bool) -> None:
     """Raise BadInput when something is there that must stay."""
-    if not folder.exists():
-        return
-    if not overwrite:
+    try:
+        there, ours = folder.exists(), (folder / "entry.json").is_file()
+    except OSError as error:
+        raise from_os(folder, error) from None
+    if there and not overwrite:
         raise BadInput(folder, "exists", "give --overwrite, or another --save_path")
-    if not (folder / "entry.json").is_file():
+    if there and not ours:
         raise BadInput(folder, "is there and is no entry", "name another --save_path")
 
 

@@ -39,9 +39,9 @@ def looked_at(path: Path) -> tuple[int, list[BadInput]]:
 
     raises  BadInput when it cannot be opened
     """
-    if not path.is_file():
-        raise BadInput(path, "is no file" if path.exists() else "there is no such file", "name a uid subset file")
     try:
+        if not path.is_file():
+            raise BadInput(path, "is no file" if path.exists() else "there is no such file", "name a uid subset file")
         size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(6)

@@ -83,9 +83,9 @@ def _run(arguments: list[str], interruption: Interruption) -> int:
     author: Author = layers.part(Author)
     checks: Checks = layers.part(Checks)
     console = Quiet(interruption) if checks.quiet else Console("package", interruption)
-    folder = Path(given.save_path or path.with_suffix(".entry")).absolute()
+    folder = Path(given.save_path or f"{str(path).removesuffix('.npy')}.entry").absolute()
     gathered = Gathered()
-    gathered.faults += [*_of_call(given, checks, folder), *author.faults()]
+    gathered.faults += [*_of_call(path, given, checks, folder), *author.faults()]
     facts = _facts(path, given, author, checks, gathered, console)
     if facts is None or gathered.faults:
         return refused("package", gathered.faults)
@@ -100,12 +100,15 @@ def _run(arguments: list[str], interruption: Interruption) -> int:
     return 0
 
 
-def _of_call(given: Entry, checks: Checks, folder: Path) -> list[BadInput]:
+def _of_call(path: Path, given: Entry, checks: Checks, folder: Path) -> list[BadInput]:
     """What is wrong with the call, before anything is read."""
     needed = {"work": given.work, "results": given.results, "scale": checks.scale}
     faults = [BadInput("command line", f"no --{name} is given", "see --help") for name, value in needed.items() if not value]
     if given.results and Path(given.results).name != results.NAME:
         faults.append(BadInput(given.results, f"is not named {results.NAME}, and evaluate.py reads no other", "name that one"))
+    for text, why in (("::", "evaluate.py takes it for two"), ("\n", "SHA256SUMS has a line a file")):
+        if text in str(folder / path.name):
+            faults.append(BadInput(folder / path.name, f"holds {text!r}, and {why}", "give the file, or --save_path, another name"))
     try:
         entry.check_place(folder, given.overwrite)
         if given.push:
@@ -147,8 +150,11 @@ def _note(facts: Facts, given: Entry, console: Quiet) -> None:
         console.say(f"the run's pool has {rows:,} samples, {facts.scale} has {SCALES[facts.scale]:,}")
     if not given.confirm_rules:
         console.say("the card's boxes of what only you know are open: --confirm_rules ticks them")
-    if not (_sources(given).train_output_dir / "info.pkl").exists():
+    sources = _sources(given)
+    if not (sources.train_output_dir / "info.pkl").exists():
         console.say("no info.pkl in --train_output_dir: where evaluate.py runs, train.py must have left it there")
+    elif not (sources.results.parent / "info.pkl").exists():
+        console.say("no info.pkl beside --results: evaluate.py, which left both, would evaluate anew")
 
 
 def _told(folder: Path, facts: Facts, given: Entry) -> list[tuple[str, str]]:

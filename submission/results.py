@@ -6,7 +6,6 @@ It has a line a task. The tasks of a column weigh the same, and so do all 38 tha
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -80,11 +79,15 @@ def _metric(where: str, name: str, metrics: dict[str, Any]) -> dict[str, float]:
         if value is not None:
             raise BadInput(where, f"has a main_metric, {shortened(value)}: aggregate_scores.py then counts 39 tasks", DELETE)
         return {}
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or not 0 <= value <= 1:
+    if not _is_share(value):
         raise BadInput(where, f"has the main_metric {shortened(value)}, no number from 0 to 1", DELETE)
-    if name == IMAGENET and not isinstance(metrics.get("acc1"), int | float):
-        raise BadInput(where, "has no acc1, which evaluate.py --submit tells", DELETE)
+    if name == IMAGENET and not _is_share(metrics.get("acc1")):
+        raise BadInput(where, "has no acc1 from 0 to 1, which evaluate.py --submit tells", DELETE)
     return {name: float(value)}
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def _of_all(path: Path, lines: int, seen: Counter[str]) -> Iterator[BadInput]:

@@ -34,6 +34,7 @@ class Web:
     early: int = 0  # requests that came before that
     meanwhile: dict[str, tuple[int, Callable[[], object]]] = field(default_factory=dict)  # by name, before which answer, what happens
     lists: bool = True  # a page of links
+    more: str = ""  # of that page
     ranges: bool = True
     user: str | None = None  # user:password
     token: str | None = None  # of the query
@@ -57,11 +58,14 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(401)
         elif fault.isdecimal():
             self.answer(int(fault))
+        elif fault.startswith("until "):
+            self.answer(503, {"Retry-After": fault.removeprefix("until ")})
         elif fault == "later":
             self.web.closed[name] = time.monotonic() + 1
             self.answer(429, {"Retry-After": "1"})
         elif not name and self.web.lists:
-            self.answer(200, body="".join(f'<a href="{one.name}">x</a>' for one in self.web.folder.iterdir()).encode())
+            links = "".join(f'<a href="{one.name}">x</a>' for one in self.web.folder.iterdir())
+            self.answer(200, body=(self.web.more + links).encode())
         elif not name or not (self.web.folder / name).is_file():
             self.answer(404)
         else:

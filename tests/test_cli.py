@@ -193,6 +193,15 @@ def test_a_reader_that_has_seen_enough_of_the_table_costs_nothing(tiny_pool: Pat
     assert (tmp_path / "o.npy").exists()
 
 
+@pytest.mark.parametrize(("shell", "code", "said"), [(">/dev/full", 2, "standard output: no space left to write"), (">&- 2>&-", 0, "")])
+def test_an_output_that_is_full_or_closed_costs_no_run(shell: str, code: int, said: str, tiny_pool: Path, tmp_path: Path) -> None:
+    page = ROOT / "filters" / "topscore.py"
+    call = f"{sys.executable} {page} --metadata_dir {tiny_pool} --fraction 0.5 --save_path {tmp_path}/o.npy {shell}"
+    done = subprocess.run(call, shell=True, capture_output=True, text=True, check=False)
+    assert (done.returncode, said in done.stderr, "Traceback" in done.stderr) == (code, True, False)
+    assert (tmp_path / "o.npy").exists()
+
+
 def test_a_manifest_repeats_its_run_from_another_folder(tiny_pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")

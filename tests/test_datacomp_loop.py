@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import os
 import sys
 import tarfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,14 +16,11 @@ import numpy as np
 import pytest
 
 from tools import datacomp
-from tools.loop.checkout import FILES, ROOT, Checkout
+from tools.loop.checkout import FILES, ROOT, Checkout, logged
 from tools.loop.doctor import NEEDS
 
 REPO = os.environ.get("DATACOMP_REPO")
-HAS_ALL = "DATACOMP_PYTHON" in os.environ or importlib.util.find_spec("img2dataset")
-beside = pytest.mark.skipif(
-    not (REPO and HAS_ALL), reason="DATACOMP_REPO names no checkout of mlfoundations/datacomp, or DATACOMP_PYTHON no Python for it"
-)
+beside = pytest.mark.skipif(REPO is None, reason="DATACOMP_REPO names no checkout of mlfoundations/datacomp")
 IN_INPUT, LOST, OTHER = [f"{number:032x}" for number in (3, 2**64 + 1, 2**127 + 5)], f"{2**70:032x}", f"{2**99:032x}"
 LISTED = [IN_INPUT[0], *[IN_INPUT[1]] * 3, LOST, IN_INPUT[2]]  # ascending
 
@@ -117,6 +114,40 @@ def test_its_processes_do_not_see_this_repository(checkout: Path, python: Path, 
     seen = Checkout(checkout, sys.executable).output_of(["-c", "import sys; print(sys.path)"]).decode()
     assert "'/elsewhere'" in seen
     assert f"'{ROOT}'" not in seen
+
+
+STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(600)"
+LEAVES = f"""
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", {STUBBORN!r}], stdout=subprocess.PIPE)
+child.stdout.readline()
+print(child.pid)
+"""
+
+
+def test_a_worker_that_outlives_its_script_is_ended(checkout: Path, tmp_path: Path) -> None:
+    with logged(tmp_path / "a.log") as log:
+        assert Checkout(checkout, sys.executable).run(["-c", LEAVES], log, lambda line: None) == 0
+    pid = int((tmp_path / "a.log").read_text())
+    for _ in range(100):  # whoever inherits it has yet to ask for it
+        if not alive(pid):
+            break
+        time.sleep(0.1)
+    assert not alive(pid)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and that nobody has asked for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_without_git_a_checkout_is_usable(checkout: Path, python: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(python.parent))
+    (python.parent / "sh").symlink_to("/bin/sh")
+    assert run("doctor", "--datacomp_dir", checkout, "--python", python) == 0
 
 
 # -- read-back
@@ -213,7 +244,7 @@ def cut(folder: Path) -> None:
 NOTES: list[tuple[Callable[[Path], object], str]] = [
     (cut, "00000001.tar: is no whole tar file"),
     (lambda out: (out / "00000001_stats.json").unlink(), "has 3 samples in 00000001.tar, where its stats say None"),
-    (lambda out: (out / "meta.json").write_text("cut"), "has a meta.json that says output_count None, where 5 is found"),
+    (lambda out: (out / "meta.json").unlink(), "has a meta.json that says output_count None, where 5 is found"),
     (lambda out: (out / "meta.json").write_text('{"output_count": 5, "output_shard_count": 3}'), "output_shard_count 3, where 2 is found"),
     (lambda out: np.save(out / "sample_ids.npy", np.zeros(6, "u8,u8")), "has no sample_ids.npy that equals"),
 ]
@@ -229,12 +260,32 @@ def test_notes_that_contradict_the_shards_are_named(
     assert said in capsys.readouterr().err
 
 
-def test_a_folder_that_no_resharder_wrote_is_not_emptied(given: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_no_resharder_wrote_is_not_emptied(given: Path, checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (given / "out").mkdir()
     (given / "out/00000000.tar").touch()
-    assert reshard(given, "--overwrite") == 2
+    assert reshard(given, "--datacomp_dir", checkout, "--overwrite") == 2
     assert "holds what no resharder wrote" in capsys.readouterr().err
     assert (given / "out/00000000.tar").exists()
+
+
+def test_what_is_read_from_is_never_emptied(given: Path, checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_output(given, right())
+    before = {path.name: path.read_bytes() for path in (given / "out").iterdir()}
+    for places in (("--subset", given / "out/sample_ids.npy"), ("--shards_dir", given / "out"), ("--shards_dir", given / "shards/../out")):
+        assert reshard(given, *places, "--datacomp_dir", checkout, "--overwrite") == 2
+        assert "is where the shards or the subset are read from" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in (given / "out").iterdir()} == before
+    assert reshard(given, "--subset", given / "out/sample_ids.npy") == 0  # it is only read back
+
+
+def test_what_is_there_stays_where_a_new_reshard_could_not_begin(given: Path, checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_output(given, right())
+    (given / "nothing").mkdir()
+    assert reshard(given, "--datacomp_dir", checkout, "--shards_dir", given / "nothing", "--overwrite") == 2
+    assert "holds no shard such as 00000000.tar" in capsys.readouterr().err
+    assert reshard(given, "--datacomp_dir", given / "nothing", "--overwrite") == 2
+    assert "resharder.py: is not there; git clone" in capsys.readouterr().err
+    assert reshard(given) == 0
 
 
 @pytest.mark.parametrize("order", [LISTED[::-1], []])

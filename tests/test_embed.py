@@ -18,7 +18,7 @@ from PIL import Image
 from filters import densprune
 from filters.pool.pool import Pool
 from filters.work.engine import one_thread_each
-from tests.pools import Array, random_uids, write_pool
+from tests.pools import Array, random_uids, write_pool, write_shard
 from tools import embed
 from tools.embedding.libraries import library, torchvision
 from tools.kill import counted, killed
@@ -224,7 +224,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(world: World, weights: dict[str,
 def test_the_same_bytes_after_a_kill_at_each_point(event: str, world: World, weights: dict[str, Any], tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     total = counted([str(PAGE), *arguments(world, whole)], tmp_path)[event]
-    for number in range(1, total + 1, 5):
+    for number in range(1, total + 1, 7):
         out = tmp_path / f"{number}"
         assert killed([str(PAGE), *arguments(world, out)], tmp_path, event, number)
         assert embed.main(arguments(world, out)) == 0
@@ -256,6 +256,32 @@ def test_other_settings_in_one_folder_are_refused(
 ) -> None:
     assert embed.main(arguments(world, tmp_path / "out")) == 0
     assert named in said(capfd, arguments(world, tmp_path / "out", *more))
+
+
+def test_other_tars_are_refused_by_a_finished_folder_and_read_by_one_that_is_not(
+    world: World, weights: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    write_tar(shards / "00000000.tar", world.tars["00000000.tar"])
+    (shards / "00000001.tar").write_bytes(b"half a download")
+    call = arguments(world, tmp_path / "out", "--shards_dir", str(shards))
+    assert "of 2 tars 1 cannot be read, all others are done" in said(capfd, call)
+    for name in ("00000001.tar", "00000002.tar"):
+        write_tar(shards / name, world.tars[name])
+    assert embed.main(call) == 0
+    assert np.isnan(found(world, tmp_path / "out", "test_vit_img")[:, 0]).sum() == 22
+    (shards / "00000002.tar").unlink()
+    assert "was made of other shards (00000002.tar differs)" in said(capfd, call)
+
+
+def test_of_a_uid_that_the_pool_has_twice_the_first_row_is_filled(world: World, weights: dict[str, Any], tmp_path: Path) -> None:
+    told = world.tars["00000000.tar"][:3]
+    write_shard(tmp_path / "pool", "0", [told[0][1], told[1][1]], {})
+    write_shard(tmp_path / "pool", "1", [told[1][1], told[2][1]], {})
+    assert embed.main(arguments(world, tmp_path / "out", "--metadata_dir", str(tmp_path / "pool"))) == 0
+    filled = [np.isfinite(np.load(tmp_path / "out" / f"{key}.npz")["test_vit_img"]).all(axis=1).tolist() for key in "01"]
+    assert filled == [[True, True], [False, True]]
 
 
 def test_a_pools_own_folder_and_a_strangers_npz_are_left_alone(

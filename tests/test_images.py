@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import io
@@ -111,6 +112,8 @@ REFUSED = {
     "http://169.254.169.254/latest/meta-data": PRIVATE,
     "http://172.16.0.1/a.jpg": PRIVATE,
     "http://192.168.1.1/a.jpg": PRIVATE,
+    "http://192.0.0.192/latest/": PRIVATE,
+    "http://168.63.129.16/machine": PRIVATE,
     "http://224.0.0.1/a.jpg": PRIVATE,
     "http://240.0.0.1/a.jpg": PRIVATE,
     "http://255.255.255.255/a.jpg": PRIVATE,
@@ -122,6 +125,7 @@ REFUSED = {
     "http://[2002:7f00:1::]/a.jpg": PRIVATE,
     "http://[fe80::1%25eth0]/a.jpg": PRIVATE,
     "http://[fc00::1]/a.jpg": PRIVATE,
+    "http://[3fff::1]/a.jpg": PRIVATE,
     "http://[fec0::1]/a.jpg": PRIVATE,
     "http://[ff02::1]/a.jpg": PRIVATE,
 }
@@ -402,6 +406,64 @@ def test_a_shard_counts_from_when_it_has_its_statistics(small: Small, tmp_path: 
     told = capsys.readouterr().out
     assert re.search(r"^to ask for +58$", told, re.MULTILINE)
     assert re.search(r"^arrived +2$", told, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["a*", "a[1]", "a?", "a::b", "x" * 300])
+def test_a_folder_that_img2dataset_would_take_for_others_is_refused(name: str, small: Small, capsys: pytest.CaptureFixture[str]) -> None:
+    assert download.main(call(*small[:2], small[0].with_name(name))) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "takes for a pattern or a chain" in line or "File name too long" in line
+
+
+ODD: dict[str, tuple[str, Callable[[int], pa.Array], str]] = {
+    "a uid that is null": ("uid", lambda rows: pa.array([None] * rows, pa.string()), "row 0: uid None is not"),
+    "captions that are no texts": ("text", lambda rows: pa.array([{"a": 1}] * rows), "Unsupported cast from struct"),
+    "boxes that are texts": ("face_bboxes", lambda rows: pa.array(["x"] * rows), "Unsupported cast from string to list"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_table_of_other_types_is_named(name: str, small: Small, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    column, made, said = ODD[name]
+    path = max(small[1].glob("*.parquet"))
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(table.schema.get_field_index(column), column, made(len(table))), path)
+    assert download.main(call(*small[:2], tmp_path / "shards", "--dry_run")) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{path}: " in line
+    assert said in line
+
+
+@pytest.mark.parametrize(("column", "value"), [("key", "uid-0"), ("key", None), ("error_message", 3)])
+def test_tables_of_another_s_shards_are_read_or_named(
+    column: str, value: object, small: Small, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_shard(tmp_path / "shards", 0, {small[2][0].uid: "HTTP Error 404: Not Found"})
+    path = tmp_path / "shards" / "00000000.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(table.schema.get_field_index(column), column, pa.array([value])), path)
+    code = download.main(call(*small[:2], tmp_path / "shards", "--dry_run"))
+    told = capsys.readouterr()
+    assert code == (0 if column == "error_message" else 2)
+    assert "another error" in told.out or f"00000000.parquet: is no table of img2dataset's with uids (a key is {value!r})" in told.err
+
+
+def test_a_whole_shard_stays_where_there_is_no_room_for_it(small: Small, capsys: pytest.CaptureFixture[str]) -> None:
+    with disk("1m") as folder:
+        staged = folder / "shards.work" / "round-1" / "shards"
+        write_shard(staged, 1, {small[2][0].uid: None})
+        (folder / "shards.work" / "lock").write_text("of a call before")
+        fill(folder / "rest")
+        assert download.main(call(*small[:2], folder / "shards", "--python", "/bin/true")) == 2
+        assert "no space left" in capsys.readouterr().err
+        assert (staged / "00000001_stats.json").exists()
+
+
+def fill(path: Path) -> None:
+    """Take all the space that is left."""
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(512))
 
 
 def test_a_disk_that_is_too_small_is_told_before_anything_is_asked(small: Small, capsys: pytest.CaptureFixture[str]) -> None:

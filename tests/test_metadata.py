@@ -346,6 +346,43 @@ def test_what_another_tool_has_downloaded_is_taken_over_after_a_look(hub: Hub, t
     assert not hub.asked[key(".parquet")]
 
 
+def test_a_file_that_would_be_taken_for_one_of_the_pools_is_refused(hub: Hub, tmp_path: Path, capfd: Capture) -> None:
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o" / "mine.parquet").write_text("mine")
+    assert run(tmp_path / "o", "--quiet") == 2
+    assert "mine.parquet: is none of the pool's; move it away, or name another --metadata_dir" in one_line(capfd)
+    assert not hub.asked[key(".npz")]
+
+
+def test_a_member_that_rotted_here_is_not_laid_to_the_hub(hub: Hub, tmp_path: Path, capfd: Capture) -> None:
+    assert run(tmp_path / "o", "--quiet") == 0
+    path = tmp_path / "o" / key(".npz")
+    told, data = path.stat(), bytearray(path.read_bytes())
+    data[1000] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(told.st_atime_ns, told.st_mtime_ns))
+    assert run(tmp_path / "o", "--quiet", "--features", "b32_img") == 2
+    assert f"{path}: is not what it was when it was checked; remove it" in one_line(capfd)
+    path.unlink()
+    assert run(tmp_path / "o", "--quiet", "--features", "b32_img", "l14_img") == 0
+    assert pool(tmp_path / "o") == expected(hub.folder / COMMIT, "b32_img", "l14_img")
+
+
+@pytest.mark.parametrize("kind", ["a file", "closed"])
+def test_a_place_of_the_pool_that_cannot_be_opened_is_told_in_one_line(kind: str, tmp_path: Path, capfd: Capture) -> None:
+    place = tmp_path / "small" / "metadata"
+    place.parent.mkdir()
+    place.touch() if kind == "a file" else place.mkdir(0)
+    if kind == "closed" and os.access(place, os.R_OK):
+        pytest.skip("nothing is closed to this user")
+    environment = os.environ | {"DATACOMP_DIR": str(tmp_path)}
+    page = str(ROOT / "filters" / "topscore.py")
+    words = [sys.executable, page, "--pool", "small", "--fraction", "0.3", "--quiet"]
+    done = subprocess.run(words, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert str(place) in done.stderr
+
+
 def test_a_folder_of_another_pool_is_refused(hub: Hub, tmp_path: Path, capfd: Capture) -> None:
     assert run(tmp_path / "o", "--quiet") == 0
     assert run(tmp_path / "o", "--quiet", scale="large") == 2

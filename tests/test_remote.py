@@ -277,6 +277,13 @@ def test_a_server_that_says_when_to_come_back_is_left_alone_until_then(web: Web,
     assert (tmp_path / "o.npy").read_bytes() == (local / "whole.npy").read_bytes()
 
 
+@pytest.mark.parametrize("when", ["1 Jan 99999999999999 00:00:00 GMT", "soon", "-5", "Mon, 01 Jan 0001 00:00:00 -2359"])
+def test_a_server_that_says_nonsense_of_when_to_come_back_is_asked_again(when: str, web: Web) -> None:
+    web.faults = {"index.txt": [f"until {when}"]}
+    assert Pool.open(web.url).rows == sum(SIZES)
+    assert web.asked["index.txt"] == 2
+
+
 def test_what_does_not_pass_ends_the_run_in_one_line_and_the_next_one_goes_on(web: Web, local: Path, tmp_path: Path) -> None:
     name = first(local / "pool", ".npz", 2)
     web.faults = {name: ["none", "none", "none", *["503"] * store.TRIES]}
@@ -327,6 +334,14 @@ def test_a_folder_of_a_web_server_is_listed_by_its_index_or_by_its_links(local: 
         served.lists = False
         with pytest.raises(BadInput, match=r"neither index.txt nor a page of links; put a file index.txt there"):
             Pool.open(served.url)
+
+
+def test_a_list_of_a_folder_may_hold_any_link_but_does_not_go_on_for_ever(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    web.more = '<a href="http://[half/of/an/address">x</a>'
+    assert Pool.open(web.url).rows == sum(SIZES)
+    monkeypatch.setattr(store, "LISTED", 100)
+    with pytest.raises(BadInput, match="/pool/: goes on behind 100 bytes; put a list"):
+        Pool.open(web.url)
 
 
 def test_what_is_no_pool_is_said_of_a_store_as_of_a_folder(web: Web, local: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import fcntl
 import gzip
 import hashlib
 import json
@@ -14,6 +15,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -421,8 +423,10 @@ CHANGES: dict[str, tuple[Callable[[list[Line]], Any], list[str]]] = {
         lambda lines: lines[9]["metrics"].update(main_metric=31.4),
         ["line 10 (CLEVR Counts): has the main_metric 31.4, no number"],
     ),
+    "too long": (lambda lines: lines[9]["metrics"].update(main_metric=10**400), ["line 10 (CLEVR Counts): has the main_metric 1000"]),
     "scored": (lambda lines: lines[39]["metrics"].update(main_metric=0.5), ["line 40 (UTKFace): has a main_metric, 0.5"]),
     "no acc1": (lambda lines: lines[0]["metrics"].pop("acc1"), ["line 1 (ImageNet 1k): has no acc1"]),
+    "acc1 nan": (lambda lines: lines[0]["metrics"].update(acc1=float("nan")), ["line 1 (ImageNet 1k): has no acc1"]),
     "unknown": (lambda lines: lines.append(lines[0] | {"key": "mine"}), ["line 41: is of 'mine', 'ImageNet 1k', which is none"]),
     "misnamed": (lambda lines: lines[0].update(dataset="ImageNet"), ["line 1: is of 'imagenet1k', 'ImageNet'", "none of ImageNet 1k;"]),
     "no object": (lambda lines: lines[0].update(metrics=3), ["line 1: is no object", "none of ImageNet 1k;"]),
@@ -451,8 +455,8 @@ PLACEHOLDERS = {
     "method_name": ["method", "Method name", "[your method name, please be descriptive!]", "Your method", "TODO", "<name>", "  "],
     "author": ["author", "Your Name", "[your name]", "J", "john doe"][:3],
     "email": ["your@email.com", "[your@email.com]", "me@example.com", "a@b.example.org", "ada", "ada@uni", "x@localhost.test"],
-    "hf_username": ["username", "your-username", "hf_username", "$hf_username", "ada/density"],
-    "hf_repo_name": ["repo", "<REPO_NAME>", "your_repo", "two words"],
+    "hf_username": ["username", "your-username", "hf_username", "$hf_username", "ada/density", "ada-"],
+    "hf_repo_name": ["repo", "<REPO_NAME>", "your_repo", "two words", "density--15", "density.git", "density..15"],
     "writeup": ["your link", "https://example.com/paper", "paper.pdf"],
     "eval_images": ["todo"],
 }
@@ -489,6 +493,29 @@ def test_a_manifest_that_was_edited_or_is_not_there_or_is_of_a_larger_pool_makes
     assert "manifest.json: there is no such file" in line
 
 
+@pytest.mark.parametrize("lacks", ["pool", "recipe", "stages", "machine"])
+def test_a_manifest_that_lacks_what_a_run_writes_makes_no_entry_even_with_a_digest(lacks: str, run: Made, capsys: Capture) -> None:
+    path = run.work / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest[lacks]
+    path.write_text(json.dumps(manifest | {"digest": digest_of(manifest)}))
+    assert "manifest.json: is not as a run wrote it" in told(capsys, run.call("--quiet"))[0]
+    assert not run.entry.exists()
+
+
+def test_names_that_break_what_reads_them_are_told_in_one_line(run: Made, capsys: Capture) -> None:
+    long = run.folder / ("x" * 300)
+    assert "File name too long" in told(capsys, validate.main([str(long)]))[0]
+    for name in ("work", "save_path"):
+        assert [line for line in told(capsys, run.call(**{name: long})) if "File name too long" in line]
+    assert "is no file" in told(capsys, run.call(path="."))[0]
+    (line,) = told(capsys, run.call(save_path=run.folder / "two::names"))
+    assert "evaluate.py takes it for two" in line
+    (line,) = told(capsys, run.call(save_path=run.folder / "two\nlines"))
+    assert "SHA256SUMS has a line a file" in line
+    assert not run.entry.exists()
+
+
 def test_all_that_is_wrong_with_an_entry_is_told_at_once_and_nothing_is_written(run: Made, capsys: Capture) -> None:
     np.save(run.path, np.load(run.path)[::-1])
     write_lines(run.results, evaluated()[1:])
@@ -522,6 +549,29 @@ def test_an_entry_is_replaced_only_when_that_is_asked_for_and_nothing_else_ever(
     assert "is there and is no entry" in line
     assert (run.folder / "home" / "dear.txt").exists()
     assert not [path for path in run.folder.iterdir() if path.name.startswith(".")]
+
+
+def test_an_entry_is_made_by_one_call_at_a_time_and_what_was_left_is_cleared_away(run: Made, capsys: Capture) -> None:
+    left = run.folder / ".out.entry.tmp"
+    (left / "small_scale").mkdir(parents=True)
+    (left / "half").touch()
+    with left_held(left):
+        (line,) = told(capsys, run.call("--quiet"))
+    assert "out.entry: is being made by another call" in line
+    assert (left / "half").exists()
+    assert run.call("--quiet") == 0
+    assert not left.exists()
+    assert not (run.entry / "half").exists()
+
+
+@contextmanager
+def left_held(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 # -- the Hub
@@ -586,7 +636,7 @@ def test_a_hub_that_is_not_there_is_told(run: Made) -> None:
     assert "the Hub is not reached" in done.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize("repository", ["density-15", "a/b/c", "ada/", "a b/c"])
+@pytest.mark.parametrize("repository", ["density-15", "a/b/c", "ada/", "a b/c", "ada--x/density", "ada/density.git", "ada/density-"])
 def test_a_push_to_what_is_no_repository_is_refused_before_anything_is_done(repository: str, run: Made, capsys: Capture) -> None:
     (line,) = told(capsys, run.call("--push", repository))
     assert "is not USER/NAME" in line

@@ -19,6 +19,7 @@ import pytest
 from baselines import run as baselines
 from filters import densprune, topscore
 from filters.pool import demo
+from filters.work.workdir import WorkDir
 from tests.pools import write_pool
 from tests.test_verify import DENSPRUNE, RUNS, made
 from tests.test_verify import pool as pool
@@ -264,6 +265,37 @@ def test_an_index_that_was_left_half_made_is_made_anew(pool: Path, capsys: Captu
     assert accounts(capsys, work, "--random", "30") == before
 
 
+@pytest.mark.parametrize("name", ["uids.npy", "starts.npy", "topscore.places.npy", "topscore.marks.npy"])
+def test_an_index_that_was_harmed_is_made_anew(name: str, pool: Path, capsys: Capture) -> None:
+    work = made(pool, topscore, "--fraction 0.3")
+    before = accounts(capsys, work, "--random", "30")
+    path = work / "index" / name
+    for harmed in (path.read_bytes()[:-20], b"", None):
+        path.write_bytes(harmed) if harmed is not None else path.unlink()
+        assert accounts(capsys, work, "--random", "30") == before
+
+
+def test_an_index_is_made_by_one_call_at_a_time(pool: Path, capsys: Capture) -> None:
+    work = made(pool, topscore, "--fraction 0.3")
+    held = WorkDir(work)
+    assert why.main([str(work), "--random", "2"]) == 2
+    assert f"{work}: is in use by process" in capsys.readouterr().err
+    held.close()
+    assert why.main([str(work), "--random", "2"]) == 0
+    held = WorkDir(work)
+    assert why.main([str(work), "--random", "2"]) == 0  # it is there
+    held.close()
+
+
+def test_a_manifest_that_was_edited_is_refused(pool: Path, capsys: Capture) -> None:
+    work = made(pool, topscore, "--fraction 0.3")
+    path = work / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"seed": 3}))
+    capsys.readouterr()
+    assert why.main([str(work), "--random", "2"]) == 2
+    assert capsys.readouterr().err == f"why: {path}: is not as a run wrote it; run the filter again\n"
+
+
 def test_without_the_pool_accounts_go_without_captions_and_say_so(pool: Path, capsys: Capture) -> None:
     work = made(pool, densprune, DENSPRUNE)
     with_captions = accounts(capsys, work, "--random", "20")
@@ -307,6 +339,31 @@ def test_a_wrong_call_ends_in_2_and_one_line(arguments: list[str], said: str, po
     lines = capsys.readouterr().err.splitlines()
     assert (code, len(lines)) == (2, 1)
     assert said in lines[0]
+
+
+def test_files_that_are_gone_or_harmed_are_named(pool: Path, capsys: Capture) -> None:
+    work = made(pool, densprune, DENSPRUNE)
+    before = accounts(capsys, work, "--random", "3", "--status", "pruned")
+    for path in (work / "concepts.parquet", min((work / "samples").glob("*.parquet"))):
+        data = path.read_bytes()
+        for harmed in (data[:50], None):
+            path.write_bytes(harmed) if harmed is not None else path.unlink()
+            assert why.main([str(work), "--random", "3", "--status", "pruned", "--quiet"]) == 2
+            (line,) = capsys.readouterr().err.splitlines()
+            assert str(path) in line
+        path.write_bytes(data)
+    assert accounts(capsys, work, "--random", "3", "--status", "pruned") == before
+
+
+def test_a_score_that_is_no_number_is_null_in_json(pool: Path, capsys: Capture) -> None:
+    for shard in pool.glob("*.parquet"):
+        table = pq.read_table(shard)
+        none, name = pa.array(np.full(len(table), np.nan, np.float32)), "clip_b32_similarity_score"
+        pq.write_table(table.set_column(table.schema.get_field_index(name), name, none), shard)
+    work = made(pool, topscore, "--fraction 0.3")
+    capsys.readouterr()
+    assert why.main([str(work), "--random", "2", "--json"]) == 0
+    assert "NaN" not in capsys.readouterr().out
 
 
 def test_samples_files_that_were_harmed_are_named(pool: Path, capsys: Capture) -> None:

@@ -28,8 +28,7 @@ if __name__ == "__main__":
     import sys
 
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    start = importlib.import_module("filters.start")
-    start.begin("tools.datacomp", start.RESUMED)
+    importlib.import_module("filters.start").begin("tools.datacomp")
 
 import argparse
 import os
@@ -43,9 +42,9 @@ from typing import Any
 from filters.command import Console, Interruption, Quiet, ended, show
 from filters.options import OneLineParser, with_underscores
 from filters.pool.errors import BadInput, printable
-from filters.start import RESUMED
+from filters.start import STOPPED
 from tools.loop import evalset
-from tools.loop.checkout import CLONE, Checkout
+from tools.loop.checkout import HOME, Checkout
 from tools.loop.doctor import lines
 from tools.loop.reshard import Reshard
 from tools.loop.training import TINY, Evaluation, Training
@@ -63,7 +62,7 @@ class Call:
     @property
     def checkout(self) -> Checkout:
         if self.given.datacomp_dir is None:
-            raise BadInput("command line", "no checkout of DataComp is named", CLONE)
+            raise BadInput("command line", "no checkout of DataComp is named", f"git clone {HOME}, and give --datacomp_dir")
         return Checkout(self.given.datacomp_dir, self.given.python)
 
 
@@ -123,9 +122,7 @@ def parser() -> OneLineParser:
     command(commands, "doctor", doctor)
     one = command(commands, "reshard", reshard)
     one.add_argument("--subset", type=Path, required=True, help="uid subset file")
-    one.add_argument(
-        "--output_dir", type=Path, required=True, help="folder for those of the subset; what is there already is only read back"
-    )
+    one.add_argument("--output_dir", type=Path, required=True, help="folder for those of the subset; what is there is only read back")
     one.add_argument("--overwrite", action="store_true", help="make anew what an earlier reshard left there")
     add_source(one)
     one = command(commands, "train", train)
@@ -180,4 +177,4 @@ def run(arguments: list[str], interruption: Interruption) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    return ended("datacomp", RESUMED, partial(run, sys.argv[1:] if arguments is None else arguments))
+    return ended("datacomp", STOPPED, partial(run, sys.argv[1:] if arguments is None else arguments))

@@ -42,7 +42,7 @@ from filters.work.room import existing
 from tools.embedding import passes
 from tools.embedding.encoders import PRECISIONS, Encoder, Wish
 from tools.embedding.folder import FAULTS, Folder
-from tools.embedding.passes import Run
+from tools.embedding.passes import Run, Stamp, stamp
 
 NAME = re.compile(r"\w+")
 
@@ -123,27 +123,26 @@ def embed(where: Where, encoding: Encoding, means: Means, console: Quiet) -> lis
     settings = encoder.described() | {"pool": pool.fingerprint, "members": [f"{name}_img"] + [f"{name}_txt"] * encoding.text}
     folder = Folder(save_dir, pool, settings, console.say)
     try:
-        known = {tar.name: passes.told_of_tar(tar) for tar in tars}
-        if folder.finished(known):
+        if folder.finished(tars):
             console.say(f"{save_dir} has all of it already")
             return told(folder, Counter(folder.before["counts"]), settings)
         kind = means.engine or ("threads" if wish.device == "cpu" else "processes")
         with one_thread_each(), Engine(kind, means.num_workers or _cores()) as engine:
             run = Run(pool, tars, folder, encoder, engine, console, name, means.batch_size, means.memory_gb * 1e9)
             _check_room(run, encoding.text)
-            counts = _made(run, encoding.text, known)
+            counts = _made(run, encoding.text)
         console.say(f"{counts['embedded']:,} rows in {time.monotonic() - began:.0f} s")
         return told(folder, counts, settings)
     finally:
         folder.held.close()
 
 
-def _made(run: Run, text: bool, known: dict[str, list[int]]) -> Counter[str]:
+def _made(run: Run, text: bool) -> Counter[str]:
     passes.embed_images(run, passes.index(run))
     if text:
         passes.embed_captions(run)
     files, counts = passes.gather(run, text)
-    run.folder.finish(known, files, dict(counts))
+    run.folder.finish(run.tars, files, dict(counts))
     return counts
 
 
@@ -163,7 +162,7 @@ def told(folder: Folder, counts: Counter[str], settings: dict[str, Any]) -> list
     return [*rows, ("members", f"{', '.join(settings['members'])}: float16, {settings['width']:,} wide, in {folder.path}")]
 
 
-def _opened(where: Where) -> tuple[Pool, Path, list[Path]]:
+def _opened(where: Where) -> tuple[Pool, Path, dict[Path, Stamp]]:
     """The pool, the folder for the results, and the tars; raises BadInput where one of them cannot be."""
     save_dir = local(str(where.save_dir), "what is embedded")
     shards = str(where.shards_dir)
@@ -177,7 +176,7 @@ def _opened(where: Where) -> tuple[Pool, Path, list[Path]]:
         raise from_os(shards, error) from None
     if not tars:
         raise BadInput(shards, "holds no .tar", "name the folder of the downloaded shards")
-    return pool, save_dir, tars
+    return pool, save_dir, {tar: stamp(tar) for tar in tars}
 
 
 def _wish(encoding: Encoding, means: Means) -> Wish:

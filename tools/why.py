@@ -54,6 +54,7 @@ def run(arguments: list[str], interruption: Interruption) -> int:
         raise BadInput("command line", "takes uids, or --random", "give one of the two")
     console = Quiet(interruption) if given.quiet else Console("why", interruption)
     left = Run(given.work_dir)
+    left.check_manifest()
     index = Index.of(left, console)
     words = drawn(left, given.random, given.status, given.seed, console) if given.random else named(given.uids)
     positions = index.find(words)

@@ -154,8 +154,15 @@ class Pool:
 
 def _check_finished(folder: Place) -> None:
     """A part of a pool would be taken for the whole."""
-    if isinstance(folder, Path) and (folder / DOWNLOADING).exists():
-        raise BadInput(folder, "is not downloaded to its end", (folder / DOWNLOADING).read_text().strip() or "download it again")
+    if not isinstance(folder, Path):
+        return
+    try:
+        command = (folder / DOWNLOADING).read_text().strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise from_os(folder, error) from None
+    raise BadInput(folder, "is not downloaded to its end", command or "download it again")
 
 
 def _together(task: Callable[[Item], Result], items: Iterable[Item], folder: Place, workers: int) -> list[Result]:

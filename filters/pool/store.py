@@ -42,6 +42,7 @@ PAUSE, LONGEST = 0.5, 30.0  # seconds before the second try, doubled each time, 
 PATIENCE = 600.0  # seconds that a store may have us wait
 NOTICED = 0.5  # seconds after which a worker that waits sees that it should end
 SILENCE = 60.0  # seconds without a byte before a connection is given up
+LISTED = 1 << 27  # bytes of a list of names: that of millions of files; a server may go on for ever
 INDEX = "index.txt"  # of a folder of a web server: the names of its files, one a line
 
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "hf": "hub", "http": "http", "https": "http"}
@@ -350,9 +351,17 @@ def _names_of_web_page(folder: Remote) -> list[str]:
 def _linked(page: str, folder: Remote) -> list[str]:
     """Names of the files in the folder that a page links to."""
     home = urlsplit(folder.url + "/").path
-    paths = (urlsplit(urljoin(folder.url + "/", link)).path for link in re.findall(r"""<a\s[^>]*?href=["']?([^"'\s>]+)""", page, re.I))
+    paths = (_path_of(link, folder) for link in re.findall(r"""<a\s[^>]*?href=["']?([^"'\s>]+)""", page, re.I))
     names = (html.unescape(path.removeprefix(home)) for path in paths if path.startswith(home))
     return list(dict.fromkeys(unquote(name) for name in names if name and "/" not in name))
+
+
+def _path_of(link: str, folder: Remote) -> str:
+    """Where a link leads; nowhere when it is none."""
+    try:
+        return urlsplit(urljoin(folder.url + "/", link)).path
+    except ValueError:
+        return ""
 
 
 def _page(folder: Remote, end: str) -> str | None:
@@ -361,22 +370,27 @@ def _page(folder: Remote, end: str) -> str | None:
 
     def ask() -> str | None:
         system = _filesystem(folder)
-        text: str | None = sync(system.loop, _text, system, folder.secret(end))
+        text: str | None = sync(system.loop, _text, system, folder, end)
         return text
 
     return settled(folder, ask, FIRST_TRIES)
 
 
-async def _text(system: Any, url: str) -> str | None:
+async def _text(system: Any, folder: Remote, end: str) -> str | None:
     import yarl
 
     session = await system.set_session()
-    async with session.get(yarl.URL(url, encoded=True)) as answer:
+    async with session.get(yarl.URL(folder.secret(end), encoded=True)) as answer:
         if answer.status in (404, 410):
             return None
         if answer.status != 200:
             raise Answered(answer.status, answer.headers)
-        return str(await answer.text("utf-8", "replace"))
+        data = bytearray()
+        async for piece in answer.content.iter_any():
+            data += piece
+            if len(data) > LISTED:
+                raise BadInput(f"{folder}{end}", f"goes on behind {LISTED:,} bytes", "put a list of the folder's names there")
+        return data.decode("utf-8", "replace")
 
 
 # -- failures
@@ -462,6 +476,6 @@ def _pause(headers: Mapping[str, str], number: int) -> float:
         return min(float(asked), PATIENCE) + PAUSE * spread
     try:
         until = email.utils.parsedate_to_datetime(asked).timestamp() - time.time()
-    except ValueError:
+    except (ValueError, OverflowError):
         return min(PAUSE * (1 << number), LONGEST) * spread
     return min(max(0.0, until), PATIENCE) + PAUSE * spread

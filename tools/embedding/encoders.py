@@ -164,21 +164,15 @@ def _digest(module: torch.nn.Module) -> str:
 def _loaded(wish: Wish) -> Loaded:
     if wish.checkpoint is not None and not wish.checkpoint.is_file():
         raise BadInput(wish.checkpoint, "is no file", "name a file of weights")
-    timm, open_clip = library("timm"), library("open_clip")
+    timm = library("timm")
     name = ALIASES.get(wish.model, wish.model).removeprefix("timm/")
-    arch, _, weights = wish.model.partition("/")
-    if timm.is_model(name) and "." in name and name not in timm.list_pretrained():
-        near = ", ".join(timm.list_pretrained(f"{name.partition('.')[0]}.*"))
-        raise BadInput(f"--model {wish.model}", "are no weights that timm knows", f"take one of {near}")
     if timm.is_model(name):
         return _of_timm(timm, name, wish)
+    open_clip = library("open_clip")
+    arch, _, weights = wish.model.partition("/")
     if arch in open_clip.list_models() and (weights or wish.checkpoint):
         return _of_open_clip(open_clip, arch, weights, wish)
-    raise _unknown(wish.model, [*ALIASES, *timm.list_models(), *timm.list_pretrained(), *_of_open_clip_all(open_clip)])
-
-
-def _of_open_clip_all(open_clip: Any) -> list[str]:
-    return [f"{arch}/{weights}" for arch, weights in open_clip.list_pretrained()]
+    raise _unknown(wish.model, [*ALIASES, *timm.list_models(), *timm.list_pretrained(), *map("/".join, open_clip.list_pretrained())])
 
 
 def _unknown(model: str, names: list[str]) -> BadInput:
@@ -212,6 +206,9 @@ def _weights(wish: Wish) -> Iterator[None]:
 
 
 def _of_timm(timm: Any, name: str, wish: Wish) -> Loaded:
+    if "." in name and name not in timm.list_pretrained():
+        near = ", ".join(timm.list_pretrained(f"{name.partition('.')[0]}.*"))
+        raise BadInput(f"--model {wish.model}", "are no weights that timm knows", f"take one of {near}")
     wanted: dict[str, Any] = {"num_classes": 0}
     if wish.image_size is not None and _is_of_one_size(timm, name):
         wanted["img_size"] = wish.image_size

@@ -55,13 +55,13 @@ class Folder:
     def npz(self, key: str) -> Path:
         return self.path / f"{key}.npz"
 
-    def finished(self, tars: dict[str, list[int]]) -> bool:
+    def finished(self, tars: dict[Path, list[int]]) -> bool:
         """Whether all is there, as it was written; raises BadInput when it was made of other tars."""
         if "tars" not in self.before:
             return False
-        then = self.before["tars"]
-        if then != tars:
-            odd = min(name for name in then.keys() | tars.keys() if then.get(name) != tars.get(name))
+        then, now = self.before["tars"], _named(tars)
+        if then != now:
+            odd = min(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
             raise BadInput(self.path, f"is finished, and was made of other shards ({odd} differs)", "name another --save_dir")
         return all(self._is_as_told(key, told) for key, told in self.before["files"].items())
 
@@ -84,9 +84,14 @@ class Folder:
     def _mark(self, key: str) -> Path:
         return self.held.stages / "written" / f"{key}.json"
 
-    def finish(self, tars: dict[str, list[int]], files: dict[str, Any], counts: dict[str, int]) -> None:
-        self._write({"tars": tars, "files": files, "counts": counts})
+    def finish(self, tars: dict[Path, list[int]], files: dict[str, Any], counts: dict[str, int]) -> None:
+        self._write({"tars": _named(tars), "files": files, "counts": counts})
         self.held.forget()
 
     def _write(self, told: dict[str, Any]) -> None:
         write_sealed(self.note, {"settings": self.settings} | told, indent=1)
+
+
+def _named(tars: dict[Path, list[int]]) -> dict[str, list[int]]:
+    """By name: they are the same in another folder."""
+    return {tar.name: stamp for tar, stamp in tars.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -10,34 +11,17 @@ from importlib import import_module
 from typing import Any
 
 from filters.pool.errors import BadInput
-
-# What torchvision looks for when it is imported. No transform of images needs them.
-OPERATORS = (
-    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-)
+from tools.loop.outside import declare_operators
 
 
 @cache
 def torchvision() -> Any:
-    """The library. One that was built for CUDA beside a torch that was not lacks its own operators: then they are declared."""
-    import torch
-
+    """The library, also one that was built for another torch: what it lacks then no transform of images needs."""
     try:
-        return import_module("torchvision")
+        declare_operators()
     except ModuleNotFoundError as error:
         raise _missing(error) from None
-    except RuntimeError as error:
-        if "torchvision::" not in str(error):
-            raise
-        made: Any = torch.library.Library
-        _declared.append(made("torchvision", "FRAGMENT"))
-        for operator in OPERATORS:
-            _declared[-1].define(operator)
-        return import_module("torchvision")
-
-
-_declared: list[Any] = []  # what is declared goes with its holder
+    return import_module("torchvision")
 
 
 @cache
@@ -60,6 +44,7 @@ def quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings(action="ignore"):
+            yield
     finally:
         logging.disable(before)

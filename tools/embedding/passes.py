@@ -18,7 +18,7 @@ from filters.command import Meter, Quiet
 from filters.maths import uids
 from filters.maths.arrays import I64, U64, Array, Bool
 from filters.pool.columns import read_uids, text_batches
-from filters.pool.errors import BadInput
+from filters.pool.errors import BadInput, from_os
 from filters.pool.files import replacing, room
 from filters.pool.pool import Pool, Shard
 from filters.work.engine import Engine
@@ -29,6 +29,7 @@ from tools.embedding.folder import FAULTS, Folder
 from tools.embedding.images import Batch, Decoded, Origin, batches, decode
 
 HALF = np.dtype(np.float16)
+Stamp = list[int]  # of a tar: size and date
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Run:
     """What the passes work with."""
 
     pool: Pool
-    tars: list[Path]
+    tars: dict[Path, Stamp]
     folder: Folder
     encoder: Encoder
     engine: Engine
@@ -53,9 +54,10 @@ class Run:
     def unit(self, kind: str, name: str) -> Unit:
         return Unit(self.folder.held.stages / f"{kind}-{self.folder.key}", name)
 
-    def of_tar(self, tar: Path) -> Unit:
-        """Where its rows lie; another unit when the tar has changed. A copy that kept its date is the same: days of work hang on it."""
-        return self.unit("tars", f"{tar.stem}-{key_of(*told_of_tar(tar))[:8]}")
+    @property
+    def units(self) -> list[Unit]:
+        """Where the rows of each tar lie: elsewhere when it has changed. A copy of the same date is the same: days of work hang on it."""
+        return [self.unit("tars", f"{tar.stem}-{key_of(*stamp)[:8]}") for tar, stamp in self.tars.items()]
 
     def todo(self, units: list[Unit]) -> list[bool]:
         """Of each unit whether it is to be done; says which were harmed since they were."""
@@ -68,9 +70,11 @@ class Run:
         return [not fine for fine in whole]
 
 
-def told_of_tar(tar: Path) -> list[int]:
-    """Size and date."""
-    status = tar.stat()
+def stamp(tar: Path) -> Stamp:
+    try:
+        status = tar.stat()
+    except OSError as error:
+        raise from_os(tar, error) from None
     return [status.st_size, status.st_mtime_ns]
 
 
@@ -81,8 +85,10 @@ def index(run: Run) -> Callable[[U64], I64]:
     """Finds the row of a uid, counted through the pool; of a repeated uid the first, which is the one that filters keep."""
     unit = run.unit("index", "uids")
     if run.todo([unit])[0]:
-        listed = [np.empty((0, 2), np.uint64), *(read_uids(shard, lambda size: None) for shard in run.pool.shards)]
-        unit.save(_sorted(np.concatenate(listed)))
+        listed = np.empty((run.pool.rows, 2), np.uint64)
+        for number, shard in enumerate(run.pool.shards):
+            listed[run.starts[number] : run.starts[number + 1]] = read_uids(shard, lambda size: None)
+        unit.save(_sorted(listed))
     table, rows = unit.load("words").T, unit.load("row")  # each word in one piece: numpy would copy it for every search
 
     def find(wanted: U64) -> I64:
@@ -107,7 +113,7 @@ def _sorted(listed: U64) -> dict[str, Array]:
 
 def embed_images(run: Run, find: Callable[[U64], I64]) -> None:
     """Leave a unit of each tar."""
-    units = [run.of_tar(tar) for tar in run.tars]
+    units, tars = run.units, list(run.tars)
     todo = [at for at, wanted in enumerate(run.todo(units)) if wanted]
 
     broken: list[BadInput] = []
@@ -115,22 +121,24 @@ def embed_images(run: Run, find: Callable[[U64], I64]) -> None:
     def jobs() -> Iterator[Batch]:
         for at in todo:
             try:
-                yield from batches(run.tars[at], at, find, run.batch_size, run.encoder.preparation)
+                yield from batches(tars[at], at, find, run.batch_size, run.encoder.preparation)
             except BadInput as fault:  # the other tars are done meanwhile
                 run.console.say(str(fault))
                 broken.append(fault)
 
-    meter = Meter(run.console, "images", sum(run.tars[at].stat().st_size for at in todo))
+    meter = Meter(run.console, "images", sum(run.tars[tars[at]][0] for at in todo))
     parts: list[Embedded] = []
     for part in _embedded(run, jobs()):
         parts = [*(parts if parts and parts[0].origin.tar == part.origin.tar else ()), part]  # of a broken tar there is no last one
         meter(part.origin.size)
         if part.origin.last:
-            units[part.origin.tar].save(_unit(run.tars[part.origin.tar], parts))
+            units[part.origin.tar].save(_unit(tars[part.origin.tar], parts))
     run.console.end()
     if broken:
         what = f"{broken[0].found}; of {len(units)} tars {len(broken)} cannot be read, all others are done"
         raise BadInput(broken[0].where, what, broken[0].do)
+    if changed := [tar for tar in tars if stamp(tar) != run.tars[tar]]:
+        raise BadInput(changed[0], "changed during the run", "run again when nothing writes to it")
 
 
 class Embedded(NamedTuple):
@@ -210,7 +218,7 @@ def _empty(run: Run, shard: Shard) -> Array:
 
 def gather(run: Run, text: bool) -> tuple[dict[str, Any], Counter[str]]:
     """Write every npz; gives size and sha256 of each, and what there was."""
-    units = [run.of_tar(tar) for tar in run.tars]
+    units = run.units
     made_of = key_of(*(unit.name for unit in units))
     files, counts = {}, _of_tars(units)
     meter = Meter(run.console, "shards", 2 * run.encoder.width * run.pool.rows)

@@ -7,6 +7,7 @@ in it, and what failed in a way that may pass is asked for again.
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import shutil
 import sys
@@ -35,6 +36,7 @@ from tools.images import asking, lists
 from tools.images.asking import Downloader
 from tools.images.fates import ARRIVED, ASKED, FAILED, OUTSIDE, REFUSED, Fates, by_kind
 from tools.images.shards import DIGITS, Answers, Shards, finished
+from tools.images.shards import whole as shard_whole
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -85,11 +87,13 @@ class Download:
     def take_over(self, staged: Path) -> bool:
         """A shard that img2dataset has finished; one that is not whole is left, and its urls are asked for again."""
         try:
-            self.hear(self.shards.adopt(staged))
+            answers = shard_whole(staged)
         except BadInput as error:
             self.console.say(f"not taken over: {error}")
             staged.unlink()  # is not finished any more
             return False
+        self.shards.adopt(staged)  # where this fails it stays, for the next call
+        self.hear(answers)
         return True
 
     def wanted(self) -> Iterator[pa.Table]:
@@ -154,6 +158,8 @@ def run(given: argparse.Namespace, interruption: Interruption) -> None:
 
 def _opened(given: argparse.Namespace, console: Quiet) -> Download:
     folder = local(given.shards_dir, "a shard").resolve()
+    if pattern := re.search(r"[*?[]|::", str(folder)):
+        raise BadInput(folder, f"holds {pattern[0]}, which img2dataset takes for a pattern or a chain", "name another --shards_dir")
     pool = Pool.open(place(given.metadata_dir), embeddings=False)
     lists.check(pool)
     records = subset.read(place(given.subset))

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from filters.maths import uids
 from filters.maths.arrays import Bool
 from filters.pool.columns import TEXTS, table_batches, uids_of
+from filters.pool.errors import BadInput
 from filters.pool.files import replacing
+from filters.pool.place import Place
 from filters.pool.pool import Pool, unreadable
 from tools.images.fates import Fates
 from tools.images.urls import fault
@@ -36,12 +40,26 @@ def wanted(pool: Pool, fates: Fates, private: bool, pulse: Pulse) -> Iterator[pa
     """The rows to ask for, in the pool's order; of a uid that the pool has twice the first. Fates are settled on the way."""
     left = fates.open()
     for shard in pool.shards:
+        before = 0
         for batch in table_batches(shard, COLUMNS, pulse):
-            if some := _taken(batch, fates, left, private):
-                try:
-                    yield _table([batch.take(some)])
-                except ValueError as error:  # pyarrow's own are such
-                    raise unreadable(shard.parquet, error) from None
+            with _named(shard.parquet, before):
+                some = _taken(batch, fates, left, private)
+                tables = [_table([batch.take(some)])] if some else []
+            yield from tables
+            before += len(batch)
+
+
+@contextmanager
+def _named(path: Place, before: int) -> Iterator[None]:
+    """What is wrong with a batch of a table, which has so many rows before it, as bad input."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except uids.BadUid as bad:
+        raise BadInput(path, f"row {before + bad.row:,}: {bad.said}", "download it again") from None
+    except (pa.ArrowException, ValueError) as error:
+        raise unreadable(path, error) from None
 
 
 def _taken(batch: pa.RecordBatch, fates: Fates, left: Bool, private: bool) -> list[int]:

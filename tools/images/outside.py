@@ -26,6 +26,9 @@ from typing import Any
 BYTES = 1 << 26  # of a response: one that never ends would fill the memory
 SECONDS = 120.0  # of a response: one that trickles would hold its shard for ever
 PRIVATE, TOO_LARGE, TOO_SLOW = "no public address", "more than 64 MB", "not done in 120 s"
+ELSEWHERE = (  # public by their numbers: of protocols, of documents, of a cloud's own machines
+    *map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32", "3fff::/20")),
+)
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -34,6 +37,8 @@ def public(text: str) -> bool:
     """Whether an address is one of the internet's, and no gateway makes another of it; raises ValueError for what is no address."""
     address = _inner(ipaddress.ip_address(text.partition("%")[0]))
     if address.is_multicast or address.is_reserved or getattr(address, "is_site_local", False):
+        return False
+    if any(address in network for network in ELSEWHERE):
         return False
     return address.is_global
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 
 from filters.maths.arrays import U64, Bool
 from filters.pool.columns import uids_of
-from filters.pool.errors import BadInput, from_os
+from filters.pool.errors import BadInput, from_os, shortened
 from filters.pool.files import UNREADABLE, move, replacing
 from filters.pool.subset import held_in
 
@@ -47,7 +48,10 @@ class Shards:
     free: int = 0
 
     def __post_init__(self) -> None:
-        self._step()
+        try:
+            self._step()
+        except OSError as error:
+            raise from_os(self.folder, error) from None
 
     def _step(self) -> None:
         while self.path(self.free, ".tar").exists():
@@ -69,11 +73,9 @@ class Shards:
     def last_statistics(self) -> Path | None:
         return max(self.folder.glob("*_stats.json"), default=None)
 
-    def adopt(self, staged: Path) -> Answers:
-        """Take over a shard by its statistics; raises BadInput when it is not whole, and leaves it there."""
+    def adopt(self, staged: Path) -> None:
+        """Take over a shard that is whole, by its statistics."""
         table, tar = beside(staged, ".parquet"), beside(staged, ".tar")
-        found = answers_in(table, tar)
-        _check_same(tar, found)
         for path in (table, tar):
             _sync(path)
         with replacing(self.path(self.free, "_stats.json")) as file:
@@ -81,7 +83,14 @@ class Shards:
         move(table, self.path(self.free, ".parquet"))
         move(tar, self.path(self.free, ".tar"))
         self._step()
-        return found
+
+
+def whole(staged: Path) -> Answers:
+    """Of a shard, by its statistics; raises BadInput when it is not whole."""
+    table, tar = beside(staged, ".parquet"), beside(staged, ".tar")
+    found = answers_in(table, tar)
+    _check_same(tar, found)
+    return found
 
 
 def finished(folder: Path, known: Container[Path] = ()) -> list[Path]:
@@ -111,14 +120,20 @@ def answers_in(table: Path, tar: Path) -> Answers:
 
     try:
         read = pq.read_table(table, columns=["uid", "status", "error_message", "key"]).combine_chunks()
-        arrived: Bool = pc.equal(read["status"], SUCCESS).to_numpy(zero_copy_only=False).astype(bool)
-        last = max((str(key) for key in read["key"].to_pylist()), default="")
-        return Answers(_words(read["uid"]), arrived, read["error_message"].to_pylist(), tar.stat().st_size, last)
+        arrived: Bool = pc.equal(read["status"], SUCCESS).fill_null(False).to_numpy(zero_copy_only=False)
+        errors = read["error_message"].cast(pa.string()).to_pylist()
+        return Answers(_words(read["uid"]), arrived, errors, tar.stat().st_size, max(map(_key, read["key"].to_pylist()), default=""))
     except OSError as error:
         raise from_os(table, error) from None
     except (pa.ArrowException, ValueError) as error:
         reason = str(error).split("\n")[0]
         raise BadInput(table, f"is no table of img2dataset's with uids ({reason})", "name a folder that it wrote") from None
+
+
+def _key(value: object) -> str:
+    if not re.fullmatch("[0-9]+", str(value)):
+        raise ValueError(f"a key is {shortened(value)}")
+    return str(value)
 
 
 def _words(column: pa.ChunkedArray) -> U64:

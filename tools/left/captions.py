@@ -59,7 +59,8 @@ def _read(shard: Shard, rows: list[int]) -> dict[int, dict[str, Any]]:
         for batch in parquet_batches(shard, name, _nobody):
             here = wanted[(wanted >= start) & (wanted < start + len(batch))]
             for row in here.tolist():
-                found[row][name] = batch[row - start].as_py()
+                value = batch[row - start].as_py()
+                found[row][name] = None if value != value else value  # JSON has no NaN
             start += len(batch)
             if start > rows[-1]:
                 break

@@ -35,7 +35,7 @@ def drawn(run: Run, count: int, status: str | None, seed: int, console: Quiet) -
     """(n, 2) uint64 of so many samples of a status, or of any: those whose hash is smallest. Raises BadInput where there is none."""
     wanted = _statuses(run, status)
     best, keys = np.empty((0, 2), np.uint64), np.empty(0, np.uint64)
-    meter = Meter(console, "draw", sum(path.stat().st_size for path in run.paths))
+    meter = Meter(console, "draw", run.size)
     for part in run.batches(["uid", "status"], meter):
         words = part["uid"]
         if wanted is not None:

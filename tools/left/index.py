@@ -18,7 +18,6 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +32,13 @@ from filters.pool.columns import missing
 from filters.pool.errors import from_os
 from filters.pool.files import UNREADABLE, unsealed, write_sealed
 from filters.pool.uidsort import sorted_list
+from filters.work.workdir import WorkDir
 from tools.left.recipe import Rule, Stage, main_column, rule_of
 from tools.left.run import Run, harmed_named
 
 MEMORY = 8e8  # bytes that sorting takes
 SHIFT, POSITION = np.uint64(40), np.uint64((1 << 40) - 1)  # a group and a position share a word
+MANY = 1 << 22  # uids that are found at once
 ENDS = 3  # samples at either end of a group that are marked
 
 
@@ -83,17 +84,31 @@ class Index:
         self._places = {one.name: np.load(folder / f"{one.name}.places.npy", mmap_mode="r") for one in self.stages}
         self.counts = {one.name: np.load(folder / f"{one.name}.counts.npy") for one in self.stages}
         self._starts = np.load(folder / "starts.npy")
+        marks = {one.name: np.load(folder / f"{one.name}.marks.npy").tolist() for one in self.stages}
+        self._marks = {name: {(group, place): position for group, place, position in rows} for name, rows in marks.items()}
 
     @classmethod
     def of(cls, run: Run, console: Quiet) -> Index:
         """The index of a run, which is made where there is none. Raises BadInput when it cannot be written, or the samples not be read."""
         folder = run.folder / "index"
-        if _told(folder) != run.manifest["digest"]:
+        found = cls._found(run, folder)
+        if found is None:
+            held = WorkDir(run.folder)  # no other call makes it at the same time, and no run changes the samples
             try:
-                _Making(run, folder, console).make()
+                found = cls._found(run, folder) or _Making(run, folder, console).make()
             except OSError as error:
                 raise from_os(folder, error) from None
-        return cls(run, folder)
+            finally:
+                held.close()
+        return found
+
+    @classmethod
+    def _found(cls, run: Run, folder: Path) -> Index | None:
+        """The one that is there; None where it is another run's, or was harmed."""
+        try:
+            return cls(run, folder) if unsealed(folder / "index.json")["manifest"] == run.manifest["digest"] else None
+        except (*UNREADABLE, EOFError):
+            return None
 
     def find(self, words: U64) -> I64:
         """Positions of uids, (n, 2) uint64; -1 for those that no sample has."""
@@ -117,22 +132,9 @@ class Index:
         found = self._places[stage][position]
         return None if found == np.iinfo(found.dtype).max else int(found)
 
-    @cached_property
-    def _marks(self) -> dict[str, dict[tuple[int, int], int]]:
-        read = {one.name: np.load(self.folder / f"{one.name}.marks.npy").tolist() for one in self.stages}
-        return {name: {(group, place): position for group, place, position in rows} for name, rows in read.items()}
-
     def marked(self, stage: str, group: int, place: int) -> int | None:
         """Position of the sample at a place, of those that are marked."""
         return self._marks[stage].get((group, place))
-
-
-def _told(folder: Path) -> str | None:
-    try:
-        digest: str = unsealed(folder / "index.json")["manifest"]
-    except UNREADABLE:
-        return None
-    return digest
 
 
 class _Making:
@@ -145,7 +147,7 @@ class _Making:
         self._n = sum(self._lengths)
         self._kind = np.uint32 if self._n < np.iinfo(np.uint32).max else np.uint64
 
-    def make(self) -> None:
+    def make(self) -> Index:
         shutil.rmtree(self._new, ignore_errors=True)
         self._new.mkdir()
         try:
@@ -158,6 +160,7 @@ class _Making:
             write_sealed(self._new / "index.json", {"manifest": self._run.manifest["digest"]})
             shutil.rmtree(self._target, ignore_errors=True)
             self._new.rename(self._target)
+            return Index(self._run, self._target)
         finally:
             shutil.rmtree(self._new, ignore_errors=True)
             self._console.end()
@@ -170,7 +173,7 @@ class _Making:
         return made
 
     def _batches(self, what: str, names: list[str]) -> Iterator[dict[str, Array]]:
-        meter = Meter(self._console, f"index: {what}", sum(path.stat().st_size for path in self._run.paths))
+        meter = Meter(self._console, f"index: {what}", self._run.size)
         return self._run.batches(names, meter)
 
     def _sort_uids(self) -> Array:
@@ -187,10 +190,10 @@ class _Making:
         positions, rows = self._array("positions.npy", (self._n,), self._kind), self._array("rows.npy", (self._n,), self._kind)
         rows[:] = np.iinfo(self._kind).max
         start = 0
-        for part in self._batches("places", ["uid"]):
-            order = uids.order_of_many(part["uid"])  # neighbours are found together
+        for words in _together((part["uid"] for part in self._batches("places", ["uid"])), MANY):
+            order = uids.order_of_many(words)  # neighbours are found together: a look at a page of the table serves many
             found = np.empty(len(order), np.int64)
-            found[order] = uids.find(table, part["uid"][order])
+            found[order] = uids.find(table, words[order])
             positions[start : start + len(found)] = found
             new = rows[found] == np.iinfo(self._kind).max
             at, first = np.unique(found[new], return_index=True)
@@ -231,6 +234,18 @@ class _Making:
 
 def _keys(rule: Rule, part: dict[str, Array], seed: int) -> U64:
     return uids.hashed(part["uid"], seed, RANDOM) if rule.by == "uid" else cut.keys(part[rule.by], rule.largest)
+
+
+def _together(blocks: Iterable[U64], rows: int) -> Iterator[U64]:
+    """The same rows in blocks of at least so many, but for the last."""
+    held: list[U64] = []
+    for block in blocks:
+        held.append(block)
+        if sum(map(len, held)) >= rows:
+            yield np.concatenate(held)
+            held = []
+    if held:
+        yield np.concatenate(held)
 
 
 class _Ties:

@@ -16,6 +16,7 @@ from filters.maths import uids
 from filters.maths.arrays import U64, Array
 from filters.pool.columns import batches
 from filters.pool.errors import BadInput, from_os
+from filters.pool.files import digest_of
 from filters.pool.place import place
 from tools.left.recipe import recipe_of
 
@@ -61,9 +62,25 @@ class Run:
     def paths(self) -> list[Path]:
         return [self.folder / name for name in self.names]
 
+    @property
+    def size(self) -> int:
+        """Bytes of the samples. Raises BadInput that names a file that is not there."""
+        total = 0
+        for path in self.paths:
+            with harmed_named(path):
+                total += path.stat().st_size
+        return total
+
+    def check_manifest(self) -> None:
+        """Raise BadInput when it was edited: what follows from it would not be what was run."""
+        if digest_of(self.manifest) != self.manifest.get("digest"):
+            raise BadInput(self.folder / "manifest.json", "is not as a run wrote it", "run the filter again")
+
     def concepts(self, suffix: str = "") -> dict[str, Array]:
         """Columns of concepts.parquet, a row a concept."""
-        table = pq.read_table(self.folder / f"concepts{suffix}.parquet", page_checksum_verification=True)
+        path = self.folder / f"concepts{suffix}.parquet"
+        with harmed_named(path):
+            table = pq.read_table(path, page_checksum_verification=True)
         return {name: table[name].to_numpy() for name in table.column_names}
 
     @property

@@ -18,7 +18,7 @@ from filters.pool.errors import BadInput, from_os
 
 ROOT = Path(__file__).parents[2]
 OUTSIDE = Path(__file__).with_name("outside.py")
-CLONE = "git clone https://github.com/mlfoundations/datacomp, and name it with --datacomp_dir"
+HOME = "https://github.com/mlfoundations/datacomp"
 FILES = ("resharder.py", "train.py", "scale_configs.py", "evaluate.py", "tasklist.yml", "eval_utils/main.py")
 GRACE = 10.0  # seconds that a script has to end when it is told to
 
@@ -32,6 +32,13 @@ class Checkout:
         """Its files that are not there."""
         return [name for name in FILES if not (self.folder / name).is_file()]
 
+    def script(self, name: str) -> Path:
+        """One of its files, from any folder; raises BadInput where it is not there."""
+        path = self.folder.resolve() / name
+        if not path.is_file():
+            raise BadInput(path, "is not there", f"git clone {HOME}, and name it with --datacomp_dir")
+        return path
+
     def output_of(self, arguments: list[str]) -> bytes:
         """stdout of a short run; raises BadInput where the Python does not run."""
         try:
@@ -42,58 +49,50 @@ class Checkout:
         except OSError as error:
             raise from_os(self.python, error) from None
 
-    def run(self, script: str, arguments: list[str], log: IO[bytes], tell: Callable[[Callable[[], str]], None]) -> str:
-        """Run a script of the checkout to its end, what it says in a log; gives how it ended, which says little, for the user."""
-        if missing := self.missing():
-            raise BadInput(self.folder, f"has no {', '.join(missing)}", CLONE)
-        began, path = time.monotonic(), Path(log.name)
-        log.truncate(0)
-        process = self._started(arguments, log)
+    def run(self, arguments: list[str], log: IO[bytes], tell: Callable[[Callable[[], str]], None]) -> int:
+        """Run a script of the checkout to its end, what it says in a log; gives its exit code, which says little."""
+        began, name = time.monotonic(), Path(log.name).name
+        try:
+            process = subprocess.Popen(
+                [self.python, *arguments], env=_environment(), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        except OSError as error:
+            raise from_os(self.python, error) from None
         try:
             while process.poll() is None:
                 time.sleep(0.1)
-                tell(lambda: f"{path.name} has been written for {time.monotonic() - began:.0f} s")
+                tell(lambda: f"{name} has been written for {time.monotonic() - began:.0f} s")
         finally:
             _end(process)
-        said = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
-        return f"{script} ended with {process.returncode}, its log is {path}" + (f" and ends {said[-1].strip()[:200]!r}" if said else "")
-
-    def _started(self, arguments: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
-        call = [self.python, *arguments]
-        try:
-            return subprocess.Popen(call, env=_environment(), stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-        except OSError as error:
-            raise from_os(self.python, error) from None
+        return process.returncode
 
 
 @contextmanager
-def held(log: Path) -> Iterator[IO[bytes]]:
-    """A log, locked for us and for each process that writes it: one that outlives a kill -9 of ours keeps the same command off."""
-    with _opened(log) as file:
+def logged(path: Path) -> Iterator[IO[bytes]]:
+    """An empty log, held as long as a process writes to it: raises BadInput while one does, even if whoever began it was killed."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("ab")
+    except OSError as error:
+        raise from_os(path, error) from None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise BadInput(log, "is being written by what another call began", f"wait for its end, or end it: fuser {log}") from None
+            raise BadInput(path, "is being written by another call, or by what one left behind", "wait for it, or end it") from None
+        file.truncate(0)
         yield file
 
 
-def _opened(log: Path) -> IO[bytes]:
-    try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        return log.open("ab")
-    except OSError as error:
-        raise from_os(log, error) from None
-
-
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Nothing of a script outlives us: its workers are of its session."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGTERM)
+    """Nothing of a script outlives us: its workers are of its session, and may outlive it."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            return  # all have come to their end
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(GRACE)
-    with contextlib.suppress(ProcessLookupError):  # no number of a group is given away while one of it lives
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def _environment() -> dict[str, str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from tools.loop.checkout import CLONE, OUTSIDE, Checkout
+from tools.loop.checkout import HOME, OUTSIDE, Checkout
 
 PROTOC = "apt-get install protobuf-compiler libprotobuf-dev libprotoc-dev"
 
@@ -89,11 +89,18 @@ def lines(checkout: Checkout) -> Iterator[Line]:
 def _files(checkout: Checkout) -> Line:
     missing = checkout.missing()
     if missing:
-        return Line("checkout", f"{checkout.folder} has no {', '.join(missing)}", True, CLONE)
-    git = subprocess.run(
-        ["git", "-C", str(checkout.folder), "log", "-1", "--format=%h of %as"], capture_output=True, text=True, check=False
-    )
-    return Line("checkout", f"{checkout.folder}, commit {git.stdout.strip() or 'not known'}")
+        return Line(
+            "checkout", f"{checkout.folder} has no {', '.join(missing)}", True, f"git clone {HOME}, and name it with --datacomp_dir"
+        )
+    return Line("checkout", f"{checkout.folder}, commit {_commit(checkout) or 'not known'}")
+
+
+def _commit(checkout: Checkout) -> str:
+    call = ["git", "-C", str(checkout.folder), "log", "-1", "--format=%h of %as"]
+    try:
+        return subprocess.run(call, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""  # there is no git
 
 
 def _gcld3(checkout: Checkout, told: dict[str, Any]) -> Line:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
+import shutil
 import tarfile
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -54,9 +54,12 @@ def from_folder(folder: Path) -> EvalSet:
     bare = next((number for number, text in enumerate(templates, 1) if "{c}" not in text), None)
     if bare:
         raise BadInput(folder / "templates.txt", f"line {bare} has no {{c}}", "write {c} where the name of the class stands")
-    strange = [label for label in table["label"].to_pylist() if label not in range(len(classes))]
+    strange = [label for label in table["label"].to_pylist() if type(label) is not int or label not in range(len(classes))]
     if strange:
         raise BadInput(folder / "test.parquet", f"has label {strange[0]}, and {len(classes)} class names", "mend labels or classnames.txt")
+    empty = [row for row, image in enumerate(table["image"].to_pylist()) if not isinstance(image, bytes) or not image]
+    if empty:
+        raise BadInput(folder / "test.parquet", f"row {empty[0]:,} has no bytes of an image", "write each image as its JPEG's bytes")
     return EvalSet(classes, templates, list(zip(table["image"].to_pylist(), table["label"].to_pylist(), strict=True)))
 
 
@@ -68,28 +71,22 @@ def _lines_of(path: Path) -> list[str]:
 
 
 def write(made: EvalSet, folder: Path) -> None:
-    """Whole or not at all; raises BadInput for a folder that holds one."""
-    place = folder / f"wds_{TASK}_test"
-    if place.exists():
-        raise BadInput(place, "is there already", "remove it, or name another --output_dir")
+    """Raises BadInput for a folder that is there."""
+    place, tasks = folder / f"wds_{TASK}_test", folder / "tasklist.yml"
+    for path in (place, tasks):
+        if path.exists():
+            raise BadInput(path, "exists", "remove it, or name another --output_dir")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as new:
-            _fill(Path(new) / place.name, made)
-            (folder / "tasklist.yml").write_text(
-                f"{TASK}:\n  name: {TASK}\n  size: {len(made.pictures)}\n  num_classes: {len(made.classes)}\n"
-            )
-            (Path(new) / place.name).rename(place)
+        (place / "test").mkdir(parents=True)
+        (place / "classnames.txt").write_text(_lines(made.classes))
+        (place / "zeroshot_classification_templates.txt").write_text(_lines(made.templates))
+        (place / "test/nshards.txt").write_text("1\n")
+        _write_tar(place / "test/0.tar", made.pictures)
+        listed = f"{TASK}:\n  name: {TASK}\n  size: {len(made.pictures)}\n  num_classes: {len(made.classes)}\n"
+        tasks.write_text(listed)
     except OSError as error:
+        shutil.rmtree(place, ignore_errors=True)  # half of it would be taken for a set
         raise from_os(place, error) from None
-
-
-def _fill(place: Path, made: EvalSet) -> None:
-    (place / "test").mkdir(parents=True)
-    (place / "classnames.txt").write_text(_lines(made.classes))
-    (place / "zeroshot_classification_templates.txt").write_text(_lines(made.templates))
-    (place / "test/nshards.txt").write_text("1\n")
-    _write_tar(place / "test/0.tar", made.pictures)
 
 
 def _lines(texts: Iterable[str]) -> str:

@@ -9,9 +9,11 @@ from pathlib import Path
 from filters.command import Quiet
 from filters.pool import subset
 from filters.pool.errors import BadInput, from_os
-from tools.loop.checkout import Checkout, held
+from tools.loop.checkout import Checkout, logged
 from tools.loop.shards import Comparison, input_shards, read_back, tars
 
+ANEW = "give --overwrite to make it anew, or another --output_dir"
+KNOWN_BY = "sample_ids.npy"  # what a resharder writes first
 WRITTEN = re.compile(r"\d{8}(\.tar|_stats\.json)|sample_ids\.npy|meta\.json")
 
 
@@ -28,41 +30,46 @@ class Reshard:
     def log(self) -> Path:
         return self.output.with_name(f"{self.output.name}.log")
 
-    def made(self, checkout: Checkout, console: Quiet, overwrite: bool) -> Comparison:
-        """Run, unless it has come to its end before; raises BadInput where the output is not right, whatever the exit code was."""
+    def made(self, checkout: Checkout, console: Quiet, overwrite: bool, do: str = ANEW) -> Comparison:
+        """Run, unless the output is there already; raises BadInput where it is not what it should be, whatever the exit code was."""
         if not len(subset.read(self.subset)):
             raise BadInput(self.subset, "lists no uid", "name a subset that keeps some")
-        with held(self.log) as log:
-            if self._is_there(overwrite):
-                return self._judged(console, "remove it, give --overwrite, or name another --output_dir")
-            return self._judged(console, checkout.run("resharder.py", self._arguments(checkout), log, console.tell))
+        if not overwrite and self._found():
+            return self._judged(console, do)
+        arguments = self._arguments(checkout)  # before anything is cleared away
+        with logged(self.log) as log:
+            self._clear()
+            code = checkout.run(arguments, log, console.tell)
+        return self._judged(console, f"resharder.py ended with {code}, its log is {self.log}")
 
     def _arguments(self, checkout: Checkout) -> list[str]:
         """The number of shards is told: the resharder would end at a gap in their names."""
         numbers = [int(path.stem) for path in input_shards(self.source)]
         places = ["-i", str(self.source.resolve()), "-o", str(self.output.resolve()), "-s", str(self.subset.resolve())]
         shards = ["--first-shard", str(numbers[0]), "-n", str(numbers[-1] - numbers[0] + 1)]
-        return [str(checkout.folder.resolve() / "resharder.py"), *places, *shards, "-j", str(self.workers)]
+        return [str(checkout.script("resharder.py")), *places, *shards, "-j", str(self.workers)]
 
-    def _is_there(self, overwrite: bool) -> bool:
-        """Whether the output is to be judged as it is; else it is an empty folder now. A resharder that was stopped has no meta.json."""
+    def _found(self) -> list[Path]:
+        """What lies in the output, which is a folder from now on."""
         try:
             self.output.mkdir(parents=True, exist_ok=True)
-            found = list(self.output.iterdir())
-            if (self.output / "meta.json").is_file() and not overwrite:
-                return True
-            self._clear(found)
+            return list(self.output.iterdir())
         except OSError as error:
             raise from_os(self.output, error) from None
-        return False
 
-    def _clear(self, found: list[Path]) -> None:
-        """What a resharder left; its own --overwrite does not wait until all is gone."""
+    def _clear(self) -> None:
+        """What a resharder left, by which it is known last; its own --overwrite does not wait until all is gone."""
+        found = self._found()
         names = {path.name for path in found}
-        if found and ("sample_ids.npy" not in names or not all(map(WRITTEN.fullmatch, names))):
+        if self.output.resolve() in (self.source.resolve(), self.subset.resolve().parent):
+            raise BadInput(self.output, "is where the shards or the subset are read from", "name another --output_dir")
+        if found and (KNOWN_BY not in names or not all(map(WRITTEN.fullmatch, names))):
             raise BadInput(self.output, "holds what no resharder wrote", "name another --output_dir")
-        for path in found:
-            path.unlink()
+        try:
+            for path in sorted(found, key=lambda path: path.name == KNOWN_BY):
+                path.unlink()
+        except OSError as error:
+            raise from_os(self.output, error) from None
 
     def _judged(self, console: Quiet, do: str) -> Comparison:
         total = sum(path.stat().st_size for folder in (self.source, self.output) for path in tars(folder))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -11,14 +10,14 @@ import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from filters.command import Quiet
-from filters.pool.errors import BadInput, from_os
-from filters.pool.files import replacing, sha256
-from tools.loop.checkout import OUTSIDE, Checkout, held
+from filters.pool.errors import BadInput, from_os, shortened
+from filters.pool.files import UNREADABLE, digest_of, replacing, sha256
+from tools.loop.checkout import OUTSIDE, Checkout, logged
 
 MODELS = Path(__file__).with_name("models")
 TINY = "tiny"
@@ -27,6 +26,7 @@ SCALES = {  # beside DataComp's own: what two cores train in minutes
 }
 CHEAP = ("--precision", "fp32", "--workers", "1", "--num_checkpoints", "1", "--log_every_n_steps", "10")  # with the tiny scale
 LOSS = re.compile(r" Loss: (\S+) \(")
+LONG = 1 << 26  # bytes
 TASK = re.compile(r"^([^\s#:-][^:]*):\s*$", re.MULTILINE)  # an entry of a tasklist.yml
 
 
@@ -56,11 +56,13 @@ class Training:
 
     def made(self, checkout: Checkout, console: Quiet) -> Trained:
         """Run, unless it has come to its end before; raises BadInput where it did not, whatever the exit code was."""
-        with held(self.log) as log:
+        if (self.output / "info.pkl").is_file():
             self._claim()
-            if not (self.output / "info.pkl").is_file():
-                return self._judged(checkout.run("train.py", self._arguments(checkout), log, console.tell))
-            return self._judged("remove it, or name another folder")
+            return self._judged("remove it, or name another --output_dir")
+        with logged(self.log) as log:
+            self._claim()
+            code = checkout.run(self._arguments(checkout), log, console.tell)
+        return self._judged(f"train.py ended with {code}, its log is {self.log}")
 
     def _claim(self) -> None:
         """Note what it is trained on; what another call has begun is not gone on with."""
@@ -70,8 +72,8 @@ class Training:
             told = {"subset": sha256(listed), "scale": self.scale, "seed": self.seed, "arguments": list(self.arguments)}
         except OSError as error:
             raise from_os(listed, error) from None
-        if self.output.exists() and (not note.is_file() or json.loads(note.read_bytes()) != told):
-            raise BadInput(self.output, "was made of another subset or with other settings", "remove it, or name another folder")
+        if self.output.exists() and _noted(note) != told:
+            raise BadInput(self.output, "was made of another subset or with other settings", "name another folder")
         with replacing(note) as file:
             file.write(json.dumps(told).encode())
 
@@ -79,11 +81,11 @@ class Training:
         places = ["--data_dir", str(self.data.resolve()), "--output_dir", str(self.output.parent.resolve()), "--exp_name", self.output.name]
         more = CHEAP if self.scale == TINY else ()
         named = ["--scale", self.scale, "--seed", str(self.seed), *more, *self.arguments]
-        return [*outside(checkout, checkout.folder.resolve() / "train.py"), *places, *named]
+        return [*outside(checkout, checkout.script("train.py")), *places, *named]
 
     def _judged(self, do: str) -> Trained:
         faults, told = [], self._checkpoint()
-        losses = [float(found) for found in LOSS.findall(_text(self.output / "out.log"))]
+        losses = [_number(found) for found in LOSS.findall(_text(self.output / "out.log"))]
         if not (self.output / "info.pkl").is_file():
             faults.append("has no info.pkl")
         if "fault" in told:
@@ -104,13 +106,13 @@ class Training:
 
         path = self.output / "checkpoints/epoch_latest.pt"
         if not path.is_file():
-            return {"epoch": None, "bad": [], "fault": "has no checkpoints/epoch_latest.pt"}
+            return {"epoch": None, "bad": []}
         try:
             with torch.serialization.safe_globals(_NUMBERS):
                 state = torch.load(path, map_location="cpu", weights_only=True)
             weights = state["state_dict"].items()
             return {"epoch": state["epoch"], "bad": [name for name, one in weights if not torch.isfinite(one.float()).all()]}
-        except (OSError, EOFError, RuntimeError, KeyError, TypeError, AttributeError, pickle.UnpicklingError) as error:
+        except (*UNREADABLE, EOFError, RuntimeError, LookupError, pickle.UnpicklingError) as error:
             return {"epoch": None, "bad": [], "fault": f"has a checkpoint that cannot be read ({type(error).__name__})"}
 
     def _epochs(self) -> int | None:
@@ -131,82 +133,89 @@ class Evaluation:
 
     def made(self, checkout: Checkout, console: Quiet) -> dict[str, float | None]:
         """Run what is not evaluated yet; gives each task's main metric, None where it has none."""
-        listed = self.tasklist(checkout)
-        tasks = TASK.findall(_text(listed))
-        if not tasks:
-            raise BadInput(listed, "names no task", "name a folder of evaluation sets")
-        if not (self.trained / "info.pkl").is_file():
-            raise BadInput(self.trained, "has no info.pkl", "name the folder that train wrote")
-        with held(self.log) as log:
-            found = self._results()
-            self._claim(tasks, found)
-            if found.keys() >= set(tasks):
-                return self._judged(tasks, f"remove {self._written}")
-            return self._judged(tasks, self._run(checkout, console, listed, log))
-
-    def tasklist(self, checkout: Checkout) -> Path:
-        """What names the tasks; raises BadInput when there are no sets at all."""
-        if not self.sets.is_dir():
-            raise BadInput(self.sets, "is no folder", "name a folder of evaluation sets: evalset makes one")
         own = self.sets / "tasklist.yml"
-        return own if own.is_file() else checkout.folder / "tasklist.yml"
-
-    def _claim(self, tasks: list[str], found: dict[str, float | None]) -> None:
-        """Note which sets it is evaluated on, by names, sizes and times of their files; results of other sets are not taken for theirs."""
-        note = self.trained.with_name(f"{self.trained.name}.eval.json")
-        told = {task: self._stamped(task) for task in tasks}
-        before = json.loads(note.read_bytes()) if note.is_file() else {}
-        other = [task for task in tasks if task in found and before.get(task, told[task]) != told[task]]
-        if other:
-            raise BadInput(self.trained, f"has a result of another set for {other[0]}", f"remove {self._written}")
-        with replacing(note) as file:
-            file.write(json.dumps(before | told).encode())
-
-    def _stamped(self, task: str) -> str:
-        place = self.sets / f"wds_{task.replace('/', '-')}_test"
-        files = sorted(path for path in place.rglob("*") if path.is_file())
-        stamps = [[str(path.relative_to(self.sets)), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
-        return hashlib.sha256(json.dumps(stamps).encode()).hexdigest()
-
-    def _judged(self, tasks: list[str], do: str) -> dict[str, float | None]:
+        tasks = TASK.findall(_text(own if own.is_file() else checkout.folder / "tasklist.yml"))
+        if not tasks:
+            raise BadInput(own if own.is_file() else checkout.folder, "names no task", "name a folder of evaluation sets")
+        self._claim()
         found = self._results()
+        do = "remove eval_results.jsonl there"
+        if not found.keys() >= set(tasks):
+            code = self._run(checkout, console, own if own.is_file() else checkout.folder / "tasklist.yml")
+            found, do = self._results(), f"evaluate.py ended with {code}, its log is {self.log}"
         missing = [task for task in tasks if task not in found]
-        wrong = [task for task in tasks if not _is_metric(found.get(task))]
+        wrong = [task for task in tasks if found.get(task) is not None and not math.isfinite(found[task] or 0)]
         if missing or wrong:
             what = f"has no result of {len(missing)} of {len(tasks)} tasks" if missing else "has a result that is no number"
             raise BadInput(self.trained, f"{what}, first {[*missing, *wrong][0]}", do)
         return {task: found[task] for task in tasks}
 
-    @property
-    def _written(self) -> Path:
-        return self.trained / "eval_results.jsonl"
-
-    def _run(self, checkout: Checkout, console: Quiet, tasks: Path, log: IO[bytes]) -> str:
+    def _run(self, checkout: Checkout, console: Quiet, tasks: Path) -> int:
         """evaluate.py reads the tasks beside itself: a link to it stands beside those that are wanted."""
         with tempfile.TemporaryDirectory() as folder:
             script = Path(folder) / "evaluate.py"
-            script.symlink_to(checkout.folder.resolve() / "evaluate.py")
+            script.symlink_to(checkout.script("evaluate.py"))
             script.with_name("tasklist.yml").write_bytes(tasks.read_bytes())
             places = ["--train_output_dir", str(self.trained.resolve()), "--data_dir", str(self.sets.resolve())]
-            return checkout.run("evaluate.py", [*outside(checkout, script), *places], log, console.tell)
+            with logged(self.log) as log:
+                return checkout.run([*outside(checkout, script), *places], log, console.tell)
+
+    def _claim(self) -> None:
+        """Note what it is evaluated on: evaluate.py takes every result that is there for one of the same sets."""
+        note = self.trained.with_name(f"{self.trained.name}.eval.json")
+        told, now = _noted(note), {place.name: _contents(place) for place in sorted(self.sets.glob("wds_*"))}
+        changed = [name for name in now if told.get(name, now[name]) != now[name]]
+        if changed and self._results():
+            do = "remove eval_results.jsonl there, or name the set they are of"
+            raise BadInput(self.trained, f"has results of another {changed[0]}", do)
+        if self.trained.is_dir() and told != told | now:
+            with replacing(note) as file:
+                file.write(json.dumps(told | now).encode())
 
     def _results(self) -> dict[str, float | None]:
-        lines = _text(self._written).splitlines()
+        lines = _text(self.trained / "eval_results.jsonl").splitlines()
         try:
-            return {one["key"]: one["metrics"]["main_metric"] for one in map(json.loads, lines)}
-        except (ValueError, KeyError, TypeError) as error:
+            return {str(one["key"]): _metric(one["metrics"]["main_metric"]) for one in map(json.loads, lines)}
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             what = f"is not as evaluate.py writes it ({type(error).__name__}: {error})"
-            raise BadInput(self._written, what, "remove it") from None
-
-
-def _is_metric(value: object) -> bool:
-    """Two of DataComp's tasks have none."""
-    return value is None or (isinstance(value, (int, float)) and math.isfinite(value))
+            raise BadInput(self.trained / "eval_results.jsonl", what, "remove it") from None
 
 
 def outside(checkout: Checkout, script: Path) -> list[str]:
     """The beginning of a call of a script with what it needs from outside."""
     return [str(OUTSIDE), "run", str(checkout.folder.resolve()), os.fspath(script), json.dumps(SCALES), str(MODELS)]
+
+
+def _metric(value: Any) -> float | None:
+    if value is not None and type(value) not in (int, float):
+        raise TypeError(f"main_metric is {shortened(value)}")
+    return None if value is None else float(value)
+
+
+def _number(text: str) -> float:
+    """What a text says, if it is a number."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _noted(path: Path) -> dict[str, Any]:
+    """A note of ours; empty where there is none, or not one that could be read."""
+    try:
+        told = json.loads(path.read_bytes())
+    except UNREADABLE:
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def _contents(folder: Path) -> str:
+    """A digest of the files of an evaluation set; of long ones of their sizes alone."""
+    try:
+        files = {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
+        return digest_of({name: size if size > LONG else sha256(folder / name) for name, size in files.items()})
+    except OSError as error:
+        raise from_os(folder, error) from None
 
 
 def _text(path: Path) -> str:

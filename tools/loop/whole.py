@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from filters.command import Quiet
 from filters.pool import subset
 from filters.pool.errors import BadInput
@@ -32,27 +30,20 @@ class Loop:
 
     def rows(self, checkout: Checkout, console: Quiet) -> Iterator[tuple[str, int, list[float]]]:
         """Name, samples and the mean over the tasks of each seed; what is done already is only read."""
-        self._check(checkout)
-        for path in self.subsets:
-            written = self._resharded(path, checkout, console)
-            yield path.stem, written, [self._seed(path, seed, checkout, console) for seed in self.seeds]
-
-    def _check(self, checkout: Checkout) -> None:
-        """What would be told only after hours."""
         names = [path.stem for path in self.subsets]
         if len(set(names)) < len(names):
             raise BadInput("--subset", f"names {max(names, key=names.count)} twice", "give the files other names")
         if len(set(self.seeds)) < len(self.seeds):
-            raise BadInput("--seeds", f"names {max(self.seeds, key=self.seeds.count)} twice", "name others")
-        Evaluation(self.work, self.sets).tasklist(checkout)
+            raise BadInput("--seeds", f"names {max(self.seeds, key=self.seeds.count)} twice", "give each once: equal seeds have no spread")
         for path in self.subsets:
-            listed, copy = subset.read(path), self.work / path.stem / "shards/sample_ids.npy"
-            if copy.with_name("meta.json").is_file() and not np.array_equal(listed, subset.read(copy)):
-                raise BadInput(copy.parents[1], f"was made of another subset than {path}", "remove it, or name another --work_dir")
+            written = self._resharded(path, checkout, console)
+            yield path.stem, written, [self._seed(path, seed, checkout, console) for seed in self.seeds]
 
     def _resharded(self, path: Path, checkout: Checkout, console: Quiet) -> int:
         place = self.work / path.stem / "shards"
-        found = Reshard(path, self.source, place, self.workers).made(checkout, console, overwrite=False)
+        job = Reshard(path, self.source, place, self.workers)
+        begun = place.is_dir() and not (place / "meta.json").is_file()  # a resharder that was stopped: its last file is missing
+        found = job.made(checkout, console, overwrite=begun, do=f"remove {place}, and it is made anew")
         console.say(f"{path.stem}: {len(subset.read(path)):,} listed, {len(found.place):,} written")
         return len(found.place)
 
@@ -62,7 +53,7 @@ class Loop:
         metrics = Evaluation(place, self.sets).made(checkout, console)
         values = [value for value in metrics.values() if value is not None]
         if not values:
-            raise BadInput(self.sets, "has no task with a main metric", "name sets of which one has it")
+            raise BadInput(self.sets, "has no task with a main metric", "name other evaluation sets")
         told = statistics.mean(values)
         console.say(f"{path.stem} seed {seed}: loss {trained.first_loss:.2f} -> {trained.last_loss:.2f}, {told:.4f}")
         return told

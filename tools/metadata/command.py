@@ -165,12 +165,21 @@ def _noted(call: Call, source: Remote) -> str | None:
 
 def _plan(call: Call, commit: str) -> Plan:
     files = listed(call.given.scale, commit, call.embeddings)
+    _check_alone(call, files)
     here = Here(call.folder, Ledger(call.notes / "checked.jsonl", keep=not call.given.dry_run), call.features)
     looking = Fetching(call.console, f"look at {len(files):,} files")
     found = together(partial(here.missing, pulse=looking), files, ASKED, looking)
     drafts = sorted((draft for draft in found if draft), key=lambda draft: draft.target)
     call.console.end()
     return Plan(here, files, drafts)
+
+
+def _check_alone(call: Call, files: list[Remote]) -> None:
+    """Raise BadInput for a file of the folder that a filter would take for one of the pool's."""
+    known = {file.name for file in files}
+    for path in sorted(call.folder.glob("*")) if call.folder.is_dir() else []:
+        if path.name.endswith(ENDS if call.embeddings else ENDS[:1]) and path.name not in known:
+            raise BadInput(path, "is none of the pool's", "move it away, or name another --metadata_dir")
 
 
 def foresee(call: Call, plan: Plan) -> None:

@@ -94,6 +94,8 @@ class Draft:
                 path.unlink()
         except OSError as error:
             raise from_os(self.target, error) from None
+        if any(isinstance(part.source, Path) for part in self.parts):
+            raise BadInput(self.target, "is not what it was when it was checked", "remove it, and call the same command again")
         raise BadInput(self.source, str(wrong), "the Hub has it wrong, or the way to it spoils it: try again later")
 
     def is_at(self, path: Path, pulse: Pulse) -> bool:
