@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,7 +43,9 @@ if os.path.exists(os.path.join(here, "hang")):
     with open(os.path.join(here, "pids"), "w") as file:
         print(os.getpid(), child.pid, file=file)
     time.sleep(600)
-shutil.copytree(os.path.join(here, "ready"), out, dirs_exist_ok=True)
+if os.path.exists(os.path.join(here, "ready")):
+    shutil.copytree(os.path.join(here, "ready"), out, dirs_exist_ok=True)
+print("the last word")
 """
 EVALUATE = """
 import json, os, sys
@@ -119,14 +122,20 @@ def test_a_training_that_came_to_its_end_is_told_and_not_done_twice(stand_in: Pa
     assert calls(stand_in) == ["train model 0"]
 
 
+def cut(path: Path, share: float) -> None:
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+
+
 FAULTS: list[tuple[Callable[[Path], object], str]] = [
     (lambda ready: (ready / "info.pkl").unlink(), "has no info.pkl"),
     (lambda ready: save(ready.parent, epoch=0), "has a checkpoint of 0 epochs of 1"),
     (lambda ready: save(ready.parent, weight=float("nan")), "has a checkpoint with numbers that are not finite, in module.visual"),
     (lambda ready: (ready / "out.log").write_text("Epoch: 0 Loss: nan (nan) x"), "logged the losses [nan]"),
     (lambda ready: (ready / "out.log").write_text(""), "logged the losses []"),
-    (lambda ready: (ready / "checkpoints/epoch_latest.pt").unlink(), "has a checkpoint of None epochs of 1"),
-    (lambda ready: (ready / "checkpoints/epoch_latest.pt").write_bytes(b"PK\x03\x04 cut off"), "has a checkpoint that cannot be read"),
+    (lambda ready: (ready / "checkpoints/epoch_latest.pt").unlink(), "has no checkpoints/epoch_latest.pt"),
+    (lambda ready: cut(ready / "checkpoints/epoch_latest.pt", 0.9), "has a checkpoint that cannot be read"),
+    (lambda ready: cut(ready / "checkpoints/epoch_latest.pt", 0.0), "has a checkpoint that cannot be read"),
+    (shutil.rmtree, "has no info.pkl; has no checkpoints/epoch_latest.pt; logged the losses []"),
     (lambda ready: (ready / "checkpoints/epoch_latest.pt").write_bytes(b"\x80\x02K\x01."), "has a checkpoint that cannot be read"),
     (lambda ready: torch.save([1], ready / "checkpoints/epoch_latest.pt"), "has a checkpoint that cannot be read"),
     (lambda ready: (ready / "out.log").write_text("Epoch: 0 Loss: none ("), "logged the losses [nan]"),
@@ -141,7 +150,7 @@ def test_a_training_that_left_something_else_is_named_though_it_ended_with_0(
     assert train(data) == 2
     error = capsys.readouterr().err
     assert said in error
-    assert f"train.py ended with 0, its log is {data.parent}/model.log" in error
+    assert f"train.py ended with 0, its log {data.parent}/model.log ends 'the last word'" in error
     assert error.count("\n") == 1
 
 
@@ -178,7 +187,9 @@ def test_while_a_script_works_on_for_one_that_was_killed_nobody_else_begins(stan
     process.kill()
     process.wait()
     assert train(data) == 2
-    assert "model.log: is being written by another call, or by what one left behind" in capsys.readouterr().err
+    assert (
+        "model.log: is being written by another call, or by what one left behind; wait for it, or end it: fuser" in capsys.readouterr().err
+    )
     for pid in map(int, (stand_in / "pids").read_text().split()):
         os.kill(pid, signal.SIGKILL)
         while alive(pid):
@@ -190,17 +201,24 @@ def test_while_a_script_works_on_for_one_that_was_killed_nobody_else_begins(stan
 # -- evaluate
 
 
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A folder as train leaves it."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/info.pkl").touch()
+    return tmp_path / "model"
+
+
 def evaluate(folder: Path, sets: Path) -> int:
     return run("evaluate", "--train_dir", folder, "--eval_dir", sets)
 
 
-def test_each_task_of_the_list_has_its_metric(stand_in: Path, tmp_path: Path, capsys: Capture) -> None:
-    (tmp_path / "model").mkdir()
+def test_each_task_of_the_list_has_its_metric(stand_in: Path, model: Path, tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "sets").mkdir()
-    assert evaluate(tmp_path / "model", tmp_path / "sets") == 0
+    assert evaluate(model, tmp_path / "sets") == 0
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [["own", "0.5000"], ["other/task", "0.2500"]]
     (tmp_path / "sets/tasklist.yml").write_text("own:\n  name: own\n")
-    assert evaluate(tmp_path / "model", tmp_path / "sets") == 0
+    assert evaluate(model, tmp_path / "sets") == 0
     assert capsys.readouterr().out.split() == ["own", "0.5000"]
     assert calls(stand_in) == ["evaluate model"]
 
@@ -216,32 +234,38 @@ def test_each_task_of_the_list_has_its_metric(stand_in: Path, tmp_path: Path, ca
         ("no json", "has no result of 2 of 2 tasks, first own"),
     ],
 )
-def test_a_task_without_result_is_named(stand_in: Path, tmp_path: Path, scores: str, said: str, capsys: Capture) -> None:
+def test_a_task_without_result_is_named(stand_in: Path, model: Path, tmp_path: Path, scores: str, said: str, capsys: Capture) -> None:
     (stand_in / "scores.json").write_text(scores)
-    (tmp_path / "model").mkdir()
-    assert evaluate(tmp_path / "model", tmp_path) == 2
+    assert evaluate(model, tmp_path) == 2
     assert said in capsys.readouterr().err
 
 
-def test_results_that_were_cut_off_are_named(stand_in: Path, tmp_path: Path, capsys: Capture) -> None:
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model/eval_results.jsonl").write_text('{"key": "own", "metr')
-    assert evaluate(tmp_path / "model", tmp_path) == 2
+def test_results_that_were_cut_off_are_named(stand_in: Path, model: Path, tmp_path: Path, capsys: Capture) -> None:
+    (model / "eval_results.jsonl").write_text('{"key": "own", "metr')
+    assert evaluate(model, tmp_path) == 2
     assert "eval_results.jsonl: is not as evaluate.py writes it" in capsys.readouterr().err
 
 
-def test_results_of_other_sets_are_not_taken_for_those_of_these(stand_in: Path, tmp_path: Path, capsys: Capture) -> None:
-    (tmp_path / "model").mkdir()
+def test_results_of_other_sets_are_not_taken_for_those_of_these(stand_in: Path, model: Path, tmp_path: Path, capsys: Capture) -> None:
     for sets, labels in (("one", "0"), ("two", "1")):
         (tmp_path / sets / "wds_own_test").mkdir(parents=True)
         (tmp_path / sets / "wds_own_test/labels").write_text(labels)
-    assert evaluate(tmp_path / "model", tmp_path / "one") == 0
-    assert evaluate(tmp_path / "model", tmp_path / "two") == 2
+    assert evaluate(model, tmp_path / "one") == 0
+    assert evaluate(model, tmp_path / "two") == 2
     assert "has results of another wds_own_test; remove eval_results.jsonl" in capsys.readouterr().err
-    assert evaluate(tmp_path / "model", tmp_path / "one") == 0
-    (tmp_path / "model/eval_results.jsonl").unlink()
-    assert evaluate(tmp_path / "model", tmp_path / "two") == 0
+    assert evaluate(model, tmp_path / "one") == 0
+    (model / "eval_results.jsonl").unlink()
+    assert evaluate(model, tmp_path / "two") == 0
     assert calls(stand_in) == ["evaluate model"] * 2
+
+
+@pytest.mark.parametrize(("name", "sets", "said"), [("none", "", "none: has no info.pkl"), ("model", "none", "none: is no folder")])
+def test_a_folder_that_is_no_model_or_no_sets_is_named(
+    stand_in: Path, model: Path, name: str, sets: str, said: str, capsys: Capture
+) -> None:
+    assert evaluate(model.with_name(name), model.parent / sets) == 2
+    assert said in capsys.readouterr().err
+    assert calls(stand_in) == []
 
 
 # -- evaluation sets
@@ -336,6 +360,19 @@ def test_the_loop_makes_a_table_of_subsets_and_seeds_and_goes_on_where_it_was(st
     assert calls(stand_in)[8:] == ["evaluate seed1"]
 
 
+def test_a_resharder_that_was_stopped_begins_anew(stand_in: Path, pool: Path, capsys: Capture) -> None:
+    places = ("--subset", pool / "first.npy", "--shards_dir", pool / "shards", "--output_dir", pool / "out")
+    assert run("reshard", *places) == 0
+    (pool / "out/meta.json").unlink()
+    (pool / "out/00000007.tar").write_bytes(b"cut off")
+    assert run("reshard", *places) == 0
+    assert not (pool / "out/00000007.tar").exists()
+    (pool / "out/meta.json").unlink()
+    (pool / "out/mine.txt").touch()
+    assert run("reshard", *places) == 2
+    assert "out: holds what no resharder wrote; name another --output_dir" in capsys.readouterr().err
+
+
 def test_two_subsets_of_one_name_are_refused(stand_in: Path, pool: Path, capsys: Capture) -> None:
     (pool / "elsewhere").mkdir()
     (pool / "second.npy").rename(pool / "elsewhere/first.npy")
@@ -355,7 +392,12 @@ def test_seeds_that_are_named_twice_and_tasks_without_a_metric_make_no_table(sta
 
 def test_shards_of_another_subset_are_named_with_what_makes_them_anew(stand_in: Path, pool: Path, capsys: Capture) -> None:
     assert loop(pool) == 0
-    np.save(pool / "first.npy", np.array([(0, 3), (0, 3)], "u8,u8"))
+    np.save(pool / "second.npy", np.array([(0, 3), (0, 3)], "u8,u8"))
+    assert loop(pool, "--seeds", "0", "1", "2") == 2
+    assert f"work/second: was made of another subset than {pool}/second.npy is; remove it, or name" in capsys.readouterr().err
+    assert len(calls(stand_in)) == 8  # it is told before anything runs
+    shutil.rmtree(pool / "work/second")
+    write_shard(pool / "work/first/shards", 1, [])
     assert loop(pool) == 2
     assert f"remove {pool}/work/first/shards, and it is made anew" in capsys.readouterr().err
 

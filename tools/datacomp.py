@@ -28,7 +28,8 @@ if __name__ == "__main__":
     import sys
 
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    importlib.import_module("filters.start").begin("tools.datacomp")
+    start = importlib.import_module("filters.start")
+    start.begin("tools.datacomp", start.RESUMED)
 
 import argparse
 import os
@@ -42,7 +43,7 @@ from typing import Any
 from filters.command import Console, Interruption, Quiet, ended, show
 from filters.options import OneLineParser, with_underscores
 from filters.pool.errors import BadInput, printable
-from filters.start import STOPPED
+from filters.start import RESUMED
 from tools.loop import evalset
 from tools.loop.checkout import HOME, Checkout
 from tools.loop.doctor import lines
@@ -122,7 +123,9 @@ def parser() -> OneLineParser:
     command(commands, "doctor", doctor)
     one = command(commands, "reshard", reshard)
     one.add_argument("--subset", type=Path, required=True, help="uid subset file")
-    one.add_argument("--output_dir", type=Path, required=True, help="folder for those of the subset; what is there is only read back")
+    one.add_argument(
+        "--output_dir", type=Path, required=True, help="folder for those of the subset; what is there already is only read back"
+    )
     one.add_argument("--overwrite", action="store_true", help="make anew what an earlier reshard left there")
     add_source(one)
     one = command(commands, "train", train)
@@ -177,4 +180,4 @@ def run(arguments: list[str], interruption: Interruption) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    return ended("datacomp", STOPPED, partial(run, sys.argv[1:] if arguments is None else arguments))
+    return ended("datacomp", RESUMED, partial(run, sys.argv[1:] if arguments is None else arguments))

@@ -49,9 +49,9 @@ class Checkout:
         except OSError as error:
             raise from_os(self.python, error) from None
 
-    def run(self, arguments: list[str], log: IO[bytes], tell: Callable[[Callable[[], str]], None]) -> int:
-        """Run a script of the checkout to its end, what it says in a log; gives its exit code, which says little."""
-        began, name = time.monotonic(), Path(log.name).name
+    def run(self, arguments: list[str], log: IO[bytes], tell: Callable[[Callable[[], str]], None]) -> str:
+        """Run a script of the checkout to its end, what it says in a log; gives how it ended, which says little, for the user."""
+        began, path = time.monotonic(), Path(log.name)
         try:
             process = subprocess.Popen(
                 [self.python, *arguments], env=_environment(), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
@@ -61,10 +61,11 @@ class Checkout:
         try:
             while process.poll() is None:
                 time.sleep(0.1)
-                tell(lambda: f"{name} has been written for {time.monotonic() - began:.0f} s")
+                tell(lambda: f"{path.name} has been written for {time.monotonic() - began:.0f} s")
         finally:
             _end(process)
-        return process.returncode
+        said = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
+        return f"ended with {process.returncode}, its log {path} " + (f"ends {said[-1][:200]!r}" if said else "is empty")
 
 
 @contextmanager
@@ -79,7 +80,9 @@ def logged(path: Path) -> Iterator[IO[bytes]]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise BadInput(path, "is being written by another call, or by what one left behind", "wait for it, or end it") from None
+            raise BadInput(
+                path, "is being written by another call, or by what one left behind", f"wait for it, or end it: fuser {path}"
+            ) from None
         file.truncate(0)
         yield file
 

@@ -84,9 +84,11 @@ def write(made: EvalSet, folder: Path) -> None:
         _write_tar(place / "test/0.tar", made.pictures)
         listed = f"{TASK}:\n  name: {TASK}\n  size: {len(made.pictures)}\n  num_classes: {len(made.classes)}\n"
         tasks.write_text(listed)
-    except OSError as error:
+    except BaseException as error:
         shutil.rmtree(place, ignore_errors=True)  # half of it would be taken for a set
-        raise from_os(place, error) from None
+        if isinstance(error, OSError):
+            raise from_os(place, error) from None
+        raise
 
 
 def _lines(texts: Iterable[str]) -> str:

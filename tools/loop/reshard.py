@@ -14,6 +14,7 @@ from tools.loop.shards import Comparison, input_shards, read_back, tars
 
 ANEW = "give --overwrite to make it anew, or another --output_dir"
 KNOWN_BY = "sample_ids.npy"  # what a resharder writes first
+WRITTEN_LAST = "meta.json"  # one that was stopped has none
 WRITTEN = re.compile(r"\d{8}(\.tar|_stats\.json)|sample_ids\.npy|meta\.json")
 
 
@@ -31,16 +32,16 @@ class Reshard:
         return self.output.with_name(f"{self.output.name}.log")
 
     def made(self, checkout: Checkout, console: Quiet, overwrite: bool, do: str = ANEW) -> Comparison:
-        """Run, unless the output is there already; raises BadInput where it is not what it should be, whatever the exit code was."""
+        """Run, unless it has come to its end before; raises BadInput where the output is not right, whatever the exit code was."""
         if not len(subset.read(self.subset)):
             raise BadInput(self.subset, "lists no uid", "name a subset that keeps some")
-        if not overwrite and self._found():
+        if not overwrite and (self.output / WRITTEN_LAST).is_file():
             return self._judged(console, do)
         arguments = self._arguments(checkout)  # before anything is cleared away
         with logged(self.log) as log:
             self._clear()
-            code = checkout.run(arguments, log, console.tell)
-        return self._judged(console, f"resharder.py ended with {code}, its log is {self.log}")
+            ended = checkout.run(arguments, log, console.tell)
+        return self._judged(console, f"resharder.py {ended}")
 
     def _arguments(self, checkout: Checkout) -> list[str]:
         """The number of shards is told: the resharder would end at a gap in their names."""

@@ -58,11 +58,11 @@ class Training:
         """Run, unless it has come to its end before; raises BadInput where it did not, whatever the exit code was."""
         if (self.output / "info.pkl").is_file():
             self._claim()
-            return self._judged("remove it, or name another --output_dir")
+            return self._judged("remove it, or name another folder")
         with logged(self.log) as log:
             self._claim()
-            code = checkout.run(self._arguments(checkout), log, console.tell)
-        return self._judged(f"train.py ended with {code}, its log is {self.log}")
+            ended = checkout.run(self._arguments(checkout), log, console.tell)
+        return self._judged(f"train.py {ended}")
 
     def _claim(self) -> None:
         """Note what it is trained on; what another call has begun is not gone on with."""
@@ -73,7 +73,7 @@ class Training:
         except OSError as error:
             raise from_os(listed, error) from None
         if self.output.exists() and _noted(note) != told:
-            raise BadInput(self.output, "was made of another subset or with other settings", "name another folder")
+            raise BadInput(self.output, "was made of another subset or with other settings", "remove it, or name another folder")
         with replacing(note) as file:
             file.write(json.dumps(told).encode())
 
@@ -106,7 +106,7 @@ class Training:
 
         path = self.output / "checkpoints/epoch_latest.pt"
         if not path.is_file():
-            return {"epoch": None, "bad": []}
+            return {"epoch": None, "bad": [], "fault": "has no checkpoints/epoch_latest.pt"}
         try:
             with torch.serialization.safe_globals(_NUMBERS):
                 state = torch.load(path, map_location="cpu", weights_only=True)
@@ -133,16 +133,18 @@ class Evaluation:
 
     def made(self, checkout: Checkout, console: Quiet) -> dict[str, float | None]:
         """Run what is not evaluated yet; gives each task's main metric, None where it has none."""
-        own = self.sets / "tasklist.yml"
-        tasks = TASK.findall(_text(own if own.is_file() else checkout.folder / "tasklist.yml"))
+        listed = self.tasklist(checkout)
+        tasks = TASK.findall(_text(listed))
         if not tasks:
-            raise BadInput(own if own.is_file() else checkout.folder, "names no task", "name a folder of evaluation sets")
+            raise BadInput(listed, "names no task", "name a folder of evaluation sets")
+        if not (self.trained / "info.pkl").is_file():
+            raise BadInput(self.trained, "has no info.pkl", "name the folder that train wrote")
         self._claim()
         found = self._results()
         do = "remove eval_results.jsonl there"
         if not found.keys() >= set(tasks):
-            code = self._run(checkout, console, own if own.is_file() else checkout.folder / "tasklist.yml")
-            found, do = self._results(), f"evaluate.py ended with {code}, its log is {self.log}"
+            ended = self._run(checkout, console, listed)
+            found, do = self._results(), f"evaluate.py {ended}"
         missing = [task for task in tasks if task not in found]
         wrong = [task for task in tasks if found.get(task) is not None and not math.isfinite(found[task] or 0)]
         if missing or wrong:
@@ -150,7 +152,14 @@ class Evaluation:
             raise BadInput(self.trained, f"{what}, first {[*missing, *wrong][0]}", do)
         return {task: found[task] for task in tasks}
 
-    def _run(self, checkout: Checkout, console: Quiet, tasks: Path) -> int:
+    def tasklist(self, checkout: Checkout) -> Path:
+        """What names the tasks; raises BadInput where there is no folder of sets."""
+        if not self.sets.is_dir():
+            raise BadInput(self.sets, "is no folder", "name a folder of evaluation sets, such as evalset makes")
+        own = self.sets / "tasklist.yml"
+        return own if own.is_file() else checkout.script("tasklist.yml")
+
+    def _run(self, checkout: Checkout, console: Quiet, tasks: Path) -> str:
         """evaluate.py reads the tasks beside itself: a link to it stands beside those that are wanted."""
         with tempfile.TemporaryDirectory() as folder:
             script = Path(folder) / "evaluate.py"
@@ -168,7 +177,7 @@ class Evaluation:
         if changed and self._results():
             do = "remove eval_results.jsonl there, or name the set they are of"
             raise BadInput(self.trained, f"has results of another {changed[0]}", do)
-        if self.trained.is_dir() and told != told | now:
+        if told != told | now:
             with replacing(note) as file:
                 file.write(json.dumps(told | now).encode())
 

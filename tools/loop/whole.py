@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from filters.command import Quiet
 from filters.pool import subset
 from filters.pool.errors import BadInput
 from tools.loop.checkout import Checkout
-from tools.loop.reshard import Reshard
+from tools.loop.reshard import WRITTEN_LAST, Reshard
 from tools.loop.training import Evaluation, Training
 
 
@@ -35,15 +37,23 @@ class Loop:
             raise BadInput("--subset", f"names {max(names, key=names.count)} twice", "give the files other names")
         if len(set(self.seeds)) < len(self.seeds):
             raise BadInput("--seeds", f"names {max(self.seeds, key=self.seeds.count)} twice", "give each once: equal seeds have no spread")
+        self._check(checkout)
         for path in self.subsets:
             written = self._resharded(path, checkout, console)
             yield path.stem, written, [self._seed(path, seed, checkout, console) for seed in self.seeds]
 
+    def _check(self, checkout: Checkout) -> None:
+        """What would be told only after hours."""
+        Evaluation(self.work, self.sets).tasklist(checkout)
+        for path in self.subsets:
+            listed, copy = subset.read(path), self.work / path.stem / "shards/sample_ids.npy"
+            if copy.with_name(WRITTEN_LAST).is_file() and not np.array_equal(listed, subset.read(copy)):
+                raise BadInput(copy.parents[1], f"was made of another subset than {path} is", "remove it, or name another --work_dir")
+
     def _resharded(self, path: Path, checkout: Checkout, console: Quiet) -> int:
         place = self.work / path.stem / "shards"
         job = Reshard(path, self.source, place, self.workers)
-        begun = place.is_dir() and not (place / "meta.json").is_file()  # a resharder that was stopped: its last file is missing
-        found = job.made(checkout, console, overwrite=begun, do=f"remove {place}, and it is made anew")
+        found = job.made(checkout, console, overwrite=False, do=f"remove {place}, and it is made anew")
         console.say(f"{path.stem}: {len(subset.read(path)):,} listed, {len(found.place):,} written")
         return len(found.place)
 
