@@ -14,7 +14,8 @@ if __name__ == "__main__":
     import sys
 
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    importlib.import_module("filters.start").begin("tools.download", "stopped; the same command goes on from here")
+    start = importlib.import_module("filters.start")
+    start.begin("tools.download", start.RESUMED)
 
 import argparse
 import sys
